@@ -1,0 +1,81 @@
+"""The step "embedded": speech, three trainings, scores on held-out sets, checkpoints with cards. Every part is kept and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from asrlife.errors import InputError
+from asrlife.recipe.embedded.speech import Speech, digit_strings, read_aloud, real
+from asrlife.recipe.registry import Place, Step
+from asrlife.text.grammar import Grammar
+
+SPLITS = ("test", "dev", "train")  # in this order, so that nothing that is tested is ever trained on
+TTS_SEEDS = {"test": 11, "dev": 12, "train": 13}
+DIGIT_SEEDS = {"train": 21, "dev": 22, "test": 23}
+Name = Literal["ctc-tts", "ctc", "whisper"]
+
+
+class Embedded(Step):
+    """Train the recognisers that ship with asrlife; `steps` and `peak` belong to the optimiser, `batch` is seconds of audio."""
+
+    kind: Literal["embedded"]
+    grammar: str = "recipe:grammar.yaml"
+    commands: Path | None = None  # a manifest of real six-word commands
+    digits: Path | None = None  # a manifest of single real digits
+    sentences: Mapping[str, int] = {"test": 300, "dev": 150, "train": 14_000}
+    strings: Mapping[str, int] = {"test": 120, "dev": 80, "train": 2_500}
+    models: tuple[Name, ...] = ("ctc-tts", "ctc", "whisper")
+    steps: Mapping[str, PositiveInt] = {"ctc-tts": 4_000, "ctc": 4_000, "whisper": 5_000}
+    peak: Mapping[str, PositiveFloat] = {"ctc-tts": 1.2e-3, "ctc": 7e-4, "whisper": 1e-3}
+    size: Mapping[str, Mapping[str, int]] = {"ctc": {}, "whisper": {}}
+    threads: PositiveInt = 1
+
+    def run(self, place: Place) -> Mapping[str, Any]:
+        """Make what is missing under the folder of results and return the scores of every model."""
+        import torch
+
+        from asrlife.recipe.embedded.fitting import fit_ctc, fit_whisper
+        from asrlife.recipe.embedded.scores import finish
+
+        torch.set_num_threads(self.threads)
+        speech = self.speech(place)
+        for name in self.models:
+            (fit_whisper if name == "whisper" else fit_ctc)(name, self, speech, place.out)
+        return {name: finish(name, self, speech, place.out) for name in self.models}
+
+    def speech(self, place: Place) -> dict[str, Speech]:
+        """The sets by name, "tts_train" and so on; a manifest that is not there leaves its sets out."""
+        kept = place.out / "speech"
+        sets: dict[str, Speech] = {}
+        grammar = Grammar.read(place.path(self.grammar))
+        for split in SPLITS:
+            avoid = {text for other in sets.values() for text in other.texts}
+            make = partial(read_aloud, grammar, split, self.sentences[split], TTS_SEEDS[split], avoid, place.bar)
+            sets[f"tts_{split}"] = once(kept / f"tts_{split}.npz", make)
+        return sets | self._real(kept)
+
+    def _real(self, kept: Path) -> dict[str, Speech]:
+        sets = {}
+        for split in SPLITS:
+            if self.commands and self.commands.is_file():
+                sets[f"grid_{split}"] = once(kept / f"grid_{split}.npz", partial(real, self.commands, split))
+            if self.digits and self.digits.is_file():
+                join = partial(digit_strings, self.digits, split, self.strings[split], DIGIT_SEEDS[split])
+                sets[f"digits_{split}"] = once(kept / f"digits_{split}.npz", join)
+        return sets
+
+
+def once(path: Path, make: Callable[[], Speech]) -> Speech:
+    """Load a set, making it first when it is not there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make()
+        if not len(made):
+            raise InputError(f"{path.stem}: no utterances; check the manifest's splits")
+        made.save(path)
+    return Speech.load(path)

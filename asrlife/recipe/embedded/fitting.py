@@ -1,0 +1,68 @@
+"""The trainings: CTC on synthetic speech, then with real speech added; Whisper with its passing CTC head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from asrlife.recipe.embedded import ctc, whisper
+from asrlife.recipe.embedded.speech import Speech
+from asrlife.recipe.embedded.training import Mixture, Schedule, error_rates, fit
+
+if TYPE_CHECKING:
+    from asrlife.recipe.embedded.build import Embedded
+
+SHARES = {"ctc-tts": {"tts": 1.0}, "ctc": {"tts": 0.5, "grid": 0.22, "digits": 0.28}, "whisper": {"tts": 0.55, "grid": 0.2, "digits": 0.25}}
+SEEDS = {"ctc-tts": 1, "ctc": 2, "whisper": 3}
+
+
+def mixture(name: str, speech: dict[str, Speech]) -> Mixture:
+    """Training sets with their shares; real ones only where they are."""
+    return [(speech[f"{kind}_train"], share) for kind, share in SHARES[name].items() if f"{kind}_train" in speech]
+
+
+def development(speech: dict[str, Speech]) -> dict[str, Speech]:
+    """The sets that watch a training."""
+    return {name.removesuffix("_dev"): s for name, s in speech.items() if name.endswith("_dev")}
+
+
+def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
+    """Put the weights of a training checkpoint into `model`."""
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+
+
+def fit_ctc(name: str, settings: Embedded, speech: dict[str, Speech], out: Path) -> None:
+    """Train "ctc-tts" from the sinusoid bank, or "ctc" from the end of "ctc-tts"."""
+    torch.manual_seed(1)
+    model = ctc.build(**settings.size["ctc"])
+    if name == "ctc":
+        load_weights(model, out / "ctc-tts.pt")
+    schedule = Schedule(settings.steps[name], settings.peak[name], seed=SEEDS[name])
+    watch = development(speech)
+    fit(
+        model,
+        lambda batch: ctc.loss(model, batch),
+        lambda: error_rates(watch, lambda waves: ctc.transcribe(model, waves)),
+        mixture(name, speech),
+        schedule,
+        out / f"{name}.pt",
+    )
+
+
+def fit_whisper(name: str, settings: Embedded, speech: dict[str, Speech], out: Path) -> None:
+    """Train the encoder-decoder on windows of six seconds."""
+    torch.manual_seed(1)
+    teacher = whisper.Teacher(whisper.build(**settings.size["whisper"]))
+    schedule = Schedule(settings.steps[name], settings.peak[name], warmup=200, seconds=60.0, seed=SEEDS[name])
+    watch = development(speech)
+    fit(
+        teacher,
+        teacher,
+        lambda: error_rates(watch, lambda waves: whisper.transcribe(teacher, waves)),
+        mixture(name, speech),
+        schedule,
+        out / f"{name}.pt",
+        every=1000,
+    )

@@ -1,0 +1,141 @@
+"""What both trainings share: mixtures, length buckets, the schedule, the loop with its log and its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from asrlife.recipe.embedded.augment import augment
+from asrlife.recipe.embedded.speech import RATE, Speech
+
+Batch = list[tuple[np.ndarray, str]]
+Mixture = list[tuple[Speech, float]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """AdamW with linear warm-up and a cosine down to `floor` of the peak."""
+
+    steps: int
+    peak: float = 1.2e-3
+    warmup: int = 100
+    floor: float = 0.03
+    seconds: float = 48.0  # of audio in a batch
+    seed: int = 1
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step counted from 0."""
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+        return self.peak * min(1.0, (step + 1) / self.warmup) * (self.floor + (1 - self.floor) * cosine)
+
+
+def batches(mixture: Mixture, seconds: float, seed: int) -> Iterator[Batch]:
+    """Yield augmented batches for ever: sources drawn by share, lengths alike within a batch."""
+    rng = np.random.default_rng(seed)
+    shares = np.array([share for _, share in mixture])
+    while True:
+        which = rng.choice(len(mixture), 600, p=shares / shares.sum())
+        pool = [(int(w), int(rng.integers(len(mixture[w][0])))) for w in which]
+        pool.sort(key=lambda wi: mixture[wi[0]][0].seconds_of(wi[1]))
+        for group in rng.permutation(np.array(_cut(pool, mixture, seconds), dtype=object)):
+            yield [(augment(mixture[w][0][i], rng), mixture[w][0].texts[i]) for w, i in group]
+
+
+def _cut(pool: list[tuple[int, int]], mixture: Mixture, seconds: float) -> list[tuple[tuple[int, int], ...]]:
+    groups: list[tuple[tuple[int, int], ...]] = []
+    group: list[tuple[int, int]] = []
+    for w, i in pool:
+        if group and (len(group) + 1) * (mixture[w][0].seconds_of(i) + 0.5) > seconds:
+            groups.append(tuple(group))
+            group = []
+        group.append((w, i))
+    return [*groups, tuple(group)]
+
+
+def pad(waves: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-pad with zeros; returns (batch, samples) audio and its mask."""
+    longest = max(map(len, waves))
+    audio, mask = torch.zeros(len(waves), longest), torch.zeros(len(waves), longest, dtype=torch.long)
+    for row, wave in enumerate(waves):
+        audio[row, : len(wave)] = torch.from_numpy(wave)
+        mask[row, : len(wave)] = 1
+    return audio, mask
+
+
+def fit(
+    model: torch.nn.Module,
+    loss: Callable[[Batch], torch.Tensor],
+    evaluate: Callable[[], dict[str, float]],
+    mixture: Mixture,
+    schedule: Schedule,
+    checkpoint: Path,
+    every: int = 500,
+) -> None:
+    """Train in place, writing a line of progress and a resumable checkpoint every `every` steps."""
+    optimiser = torch.optim.AdamW(model.parameters(), schedule.peak, (0.9, 0.98), weight_decay=0.01)
+    first = _resume(model, optimiser, checkpoint)
+    stream, losses, started = batches(mixture, schedule.seconds, schedule.seed + first), [], time.time()
+    for step in range(first, schedule.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate(step)
+        model.train()
+        value = loss(next(stream))
+        value.backward()
+        if torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite():  # bfloat16 overflows once in some thousand steps
+            optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        losses.append(float(value.detach()))
+        if (step + 1) % 50 == 0:
+            print(
+                json.dumps({"step": step + 1, "loss": round(float(np.nanmean(losses[-50:])), 4), "s": round(time.time() - started)}),
+                flush=True,
+            )
+        if (step + 1) % every == 0 or step + 1 == schedule.steps:
+            model.eval()
+            say(step=step + 1, **evaluate())
+            _save(model, optimiser, step + 1, checkpoint)
+
+
+def say(**values: float) -> None:
+    """One line of progress on standard error."""
+    print(json.dumps(values), file=sys.stderr, flush=True)
+
+
+def _save(model: torch.nn.Module, optimiser: torch.optim.Optimizer, step: int, path: Path) -> None:
+    temporary = path.with_suffix(".part")
+    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, temporary)
+    os.replace(temporary, path)
+
+
+def _resume(model: torch.nn.Module, optimiser: torch.optim.Optimizer, path: Path) -> int:
+    if not path.exists():
+        return 0
+    saved = torch.load(path, weights_only=True)
+    model.load_state_dict(saved["model"])
+    optimiser.load_state_dict(saved["optimiser"])
+    return int(saved["step"])
+
+
+def error_rates(sets: dict[str, Speech], transcribe: Callable[[list[np.ndarray]], list[str]], chunk: int = 20) -> dict[str, float]:
+    """WER and CER in per cent of each set, decoded `chunk` utterances at a time."""
+    import jiwer
+
+    rates = {}
+    for name, speech in sets.items():
+        waves = [speech[i] for i in range(len(speech))]
+        texts = [t for i in range(0, len(waves), chunk) for t in transcribe(waves[i : i + chunk])]
+        rates[f"{name}_wer"] = round(100 * jiwer.wer(speech.texts, texts), 2)
+        rates[f"{name}_cer"] = round(100 * jiwer.cer(speech.texts, texts), 2)
+    return rates
+
+
+__all__ = ["RATE", "Batch", "Mixture", "Schedule", "batches", "error_rates", "fit", "pad"]
