@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made-from-these-files
 export OMP_NUM_THREADS ?= 1
+unexport PYTHONDONTWRITEBYTECODE # torch and transformers would be compiled again in every process
 
 .PHONY: help env demo test check bench embedded stubs clean
 
@@ -24,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt \
 	  || { echo "could not install uv: is a package index reachable?" >&2; exit 2; }
 	@echo "installing into .venv (several GB with torch; a minute when cached)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]' \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]' \
 	  || { echo "the environment could not be installed; the lines above say why; 'make clean' starts over" >&2; exit 2; }
 	@$(BIN)/python -c 'import torch, torchaudio, transformers' \
 	  || { echo "the environment is broken: torch and torchaudio do not load together; 'make clean' and try again" >&2; exit 2; }

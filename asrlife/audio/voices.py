@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
+import os
 import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ _RETRIEVAL, _UTF8, _PHONEMES = 1, 1, 0x100
 _RATE, _PITCH = 1, 3  # espeak_PARAMETER numbers
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 _FLITE = ("slt", "rms", "awb", "kal16", "kal")  # flite falls back to another voice without a word
-_LOCK = threading.Lock()  # libespeak-ng keeps one voice and one callback for the whole process
+_LOCK = threading.Lock()  # espeak-ng sets the process's locale while it starts
 
 
 @dataclass(frozen=True)
@@ -31,50 +34,57 @@ class Prosody:
     pitch: int = 50
 
 
-class _Engine:
-    """The process's one libespeak-ng with its callback."""
-
-    def __init__(self) -> None:
-        import espeakng_loader
-
-        self.lib: Any = ctypes.CDLL(espeakng_loader.get_library_path())
-        self.rate = self.lib.espeak_Initialize(_RETRIEVAL, 0, espeakng_loader.get_data_path().encode(), 0)
-        if self.rate <= 0:
-            raise RuntimeError("espeak-ng did not start; reinstall espeakng-loader")
-        self.chunks: list[np.ndarray] = []
-        self.callback = _CALLBACK(self._receive)
-        self.lib.espeak_SetSynthCallback(self.callback)
-
-    def _receive(self, samples: Any, count: int, _events: Any) -> int:
-        if samples and count:
-            self.chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
-
-    def speak(self, voice: str, text: str, prosody: Prosody) -> np.ndarray:
-        """Return int16 samples at `self.rate`."""
-        with _LOCK:
-            self.chunks.clear()
-            if self.lib.espeak_SetVoiceByName(voice.encode()):
-                raise InputError(
-                    f"espeak-ng has no voice {voice!r}; name a language with an optional variant, such as en-us or en-gb-x-rp+f3"
-                )
-            self.lib.espeak_SetParameter(_RATE, prosody.words_per_minute, 0)
-            self.lib.espeak_SetParameter(_PITCH, prosody.pitch, 0)
-            data = text.encode() + b"\0"
-            self.lib.espeak_Synth(data, len(data), 0, 1, 0, _UTF8 | _PHONEMES, None, None)
-            self.lib.espeak_Synchronize()
-            return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16)
-
-
-@cache
-def _engine() -> _Engine:
-    return _Engine()
-
-
 def espeak(text: str, voice: str = "en-us", prosody: Prosody = Prosody()) -> tuple[np.ndarray, int]:
-    """Speak `text` with espeak-ng; `voice` is a language with an optional variant, as in "en-us+f3"."""
-    engine = _engine()
-    return engine.speak(voice, text, prosody), engine.rate
+    """Speak `text` with espeak-ng as int16 samples and their rate in Hz; the same call gives the same samples, whatever was said before.
+
+    `voice` is a language with an optional variant, as in "en-us+f3"; an unknown one raises InputError.
+    """
+    with _LOCK, _engine() as (lib, rate):
+        chunks: list[np.ndarray] = []
+        callback = _CALLBACK(lambda samples, count, _: _keep(chunks, samples, count))
+        lib.espeak_SetSynthCallback(callback)
+        if lib.espeak_SetVoiceByName(voice.encode()):
+            fix = "name a language with an optional variant, such as en-us or en-gb-x-rp+f3"
+            raise InputError(f"espeak-ng has no voice {voice!r}; {fix}")
+        lib.espeak_SetParameter(_RATE, prosody.words_per_minute, 0)
+        lib.espeak_SetParameter(_PITCH, prosody.pitch, 0)
+        data = text.encode() + b"\0"
+        lib.espeak_Synth(data, len(data), 0, 1, 0, _UTF8 | _PHONEMES, None, None)
+        lib.espeak_Synchronize()
+        return np.concatenate(chunks) if chunks else np.zeros(0, np.int16), rate
+
+
+@contextmanager
+def _engine() -> Iterator[tuple[Any, int]]:
+    """A libespeak-ng that has never spoken, and its rate in Hz.
+
+    Its random breath and pitch flutter live in static variables that only loading can reset, and a library is loaded once for each
+    file: hence a copy, in memory.
+    """
+    import espeakng_loader
+
+    copy = os.memfd_create("espeak")
+    try:
+        with os.fdopen(os.dup(copy), "wb") as file:
+            file.write(Path(espeakng_loader.get_library_path()).read_bytes())
+        lib = ctypes.CDLL(f"/proc/self/fd/{copy}")
+    finally:
+        os.close(copy)
+    try:
+        rate = lib.espeak_Initialize(_RETRIEVAL, 0, espeakng_loader.get_data_path().encode(), 0)
+        if rate <= 0:
+            raise RuntimeError("espeak-ng did not start; reinstall espeakng-loader")
+        lib.espeak_ng_SetRandSeed(1)  # it starts from the clock
+        yield lib, rate
+    finally:
+        lib.espeak_Terminate()
+        _ctypes.dlclose(lib._handle)
+
+
+def _keep(chunks: list[np.ndarray], samples: Any, count: int) -> int:
+    if samples and count:
+        chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+    return 0
 
 
 def has_flite() -> bool:

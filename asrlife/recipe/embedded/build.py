@@ -30,8 +30,9 @@ class Embedded(Step):
     sentences: Mapping[str, int] = {"test": 300, "dev": 150, "train": 14_000}
     strings: Mapping[str, int] = {"test": 120, "dev": 80, "train": 2_500}
     models: tuple[Name, ...] = ("ctc-tts", "ctc", "whisper")
-    steps: Mapping[str, PositiveInt] = {"ctc-tts": 4_000, "ctc": 4_000, "whisper": 5_000}
-    peak: Mapping[str, PositiveFloat] = {"ctc-tts": 1.2e-3, "ctc": 7e-4, "whisper": 1e-3}
+    steps: Mapping[str, PositiveInt] = {"ctc-tts": 3_000, "ctc": 3_500, "whisper-encoder": 800, "whisper": 2_000}
+    peak: Mapping[str, PositiveFloat] = {"ctc-tts": 1.2e-3, "ctc": 8e-4, "whisper": 8e-4}
+    matrices: Mapping[str, PositiveFloat] = {"ctc": 2.5e-3, "whisper": 2.5e-3}  # peak of Muon; a model without one has AdamW alone
     size: Mapping[str, Mapping[str, int]] = {"ctc": {}, "whisper": {}}
     threads: PositiveInt = 1
 

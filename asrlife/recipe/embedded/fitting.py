@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from asrlife.recipe.embedded.build import Embedded
 
 SHARES = {"ctc-tts": {"tts": 1.0}, "ctc": {"tts": 0.5, "grid": 0.22, "digits": 0.28}, "whisper": {"tts": 0.55, "grid": 0.2, "digits": 0.25}}
-SEEDS = {"ctc-tts": 1, "ctc": 2, "whisper": 3}
+SEEDS = {"ctc-tts": 1, "ctc": 2, "whisper-encoder": 3, "whisper": 4}
 
 
 def mixture(name: str, speech: dict[str, Speech]) -> Mixture:
@@ -39,7 +39,7 @@ def fit_ctc(name: str, settings: Embedded, speech: dict[str, Speech], out: Path)
     model = ctc.build(**settings.size["ctc"])
     if name == "ctc":
         load_weights(model, out / "ctc-tts.pt")
-    schedule = Schedule(settings.steps[name], settings.peak[name], seed=SEEDS[name])
+    schedule = Schedule(settings.steps[name], settings.peak[name], settings.matrices.get(name), seed=SEEDS[name])
     watch = development(speech)
     fit(
         model,
@@ -52,17 +52,27 @@ def fit_ctc(name: str, settings: Embedded, speech: dict[str, Speech], out: Path)
 
 
 def fit_whisper(name: str, settings: Embedded, speech: dict[str, Speech], out: Path) -> None:
-    """Train the encoder-decoder on windows of six seconds."""
+    """Train an encoder that starts from "ctc-tts" and is guided by it frame by frame, then encoder and decoder together."""
     torch.manual_seed(1)
+    guide = ctc.build(**settings.size["ctc"]).eval()
+    load_weights(guide, out / "ctc-tts.pt")
     teacher = whisper.Teacher(whisper.build(**settings.size["whisper"]))
-    schedule = Schedule(settings.steps[name], settings.peak[name], warmup=200, seconds=60.0, seed=SEEDS[name])
-    watch = development(speech)
+    whisper.inherit(teacher, guide)
+    first, watch = "whisper-encoder", development(speech)
+    fit(
+        teacher,
+        lambda batch: teacher.guided(batch, guide),
+        lambda: error_rates(watch, lambda waves: whisper.transcribe_head(teacher, waves)),
+        mixture(name, speech),
+        Schedule(settings.steps[first], settings.peak[name], settings.matrices.get(name), warmup=50, floor=0.3, seconds=60.0, seed=SEEDS[first]),
+        out / f"{first}.pt",
+    )
     fit(
         teacher,
         teacher,
         lambda: error_rates(watch, lambda waves: whisper.transcribe(teacher, waves)),
         mixture(name, speech),
-        schedule,
+        Schedule(settings.steps[name], settings.peak[name], settings.matrices.get(name), seconds=60.0, seed=SEEDS[name]),
         out / f"{name}.pt",
         every=1000,
     )

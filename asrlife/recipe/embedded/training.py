@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,28 +13,46 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from asrlife.files import atomic
 from asrlife.recipe.embedded.augment import augment
 from asrlife.recipe.embedded.speech import RATE, Speech
 
 Batch = list[tuple[np.ndarray, str]]
 Mixture = list[tuple[Speech, float]]
+OUTER = ("lm_head.weight", "head.weight", "embed_tokens.weight", "embed_positions.weight", "proj_out.weight")  # rows are classes
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """AdamW with linear warm-up and a cosine down to `floor` of the peak."""
+    """Linear warm-up and a cosine down to `floor` of the peak; `matrices` is the peak of Muon where it is wanted, else AdamW has all."""
 
     steps: int
     peak: float = 1.2e-3
+    matrices: float | None = None
     warmup: int = 100
     floor: float = 0.03
     seconds: float = 48.0  # of audio in a batch
     seed: int = 1
 
-    def rate(self, step: int) -> float:
-        """Learning rate at a step counted from 0."""
+    def share(self, step: int) -> float:
+        """Share of the peak learning rate at a step counted from 0."""
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
-        return self.peak * min(1.0, (step + 1) / self.warmup) * (self.floor + (1 - self.floor) * cosine)
+        return min(1.0, (step + 1) / self.warmup) * (self.floor + (1 - self.floor) * cosine)
+
+
+def optimisers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the network where the schedule has a peak for it, AdamW for what remains."""
+    inner = (
+        {n for n, p in model.named_parameters() if p.ndim == 2 and p.requires_grad and not n.endswith(OUTER)}
+        if schedule.matrices
+        else set()
+    )
+    matrices = [p for n, p in model.named_parameters() if n in inner]
+    rest = [p for n, p in model.named_parameters() if n not in inner and p.requires_grad]
+    adam = torch.optim.AdamW(rest, schedule.peak, (0.9, 0.98), weight_decay=0.01)
+    if schedule.matrices is None:
+        return [adam]
+    return [adam, torch.optim.Muon(matrices, lr=schedule.matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")]
 
 
 def batches(mixture: Mixture, seconds: float, seed: int) -> Iterator[Batch]:
@@ -81,28 +98,27 @@ def fit(
     every: int = 500,
 ) -> None:
     """Train in place, writing a line of progress and a resumable checkpoint every `every` steps."""
-    optimiser = torch.optim.AdamW(model.parameters(), schedule.peak, (0.9, 0.98), weight_decay=0.01)
-    first = _resume(model, optimiser, checkpoint)
+    algorithms = optimisers(model, schedule)
+    groups = [(group, group["lr"]) for algorithm in algorithms for group in algorithm.param_groups]
+    first = _resume(model, algorithms, checkpoint)
     stream, losses, started = batches(mixture, schedule.seconds, schedule.seed + first), [], time.time()
     for step in range(first, schedule.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.rate(step)
+        for group, peak in groups:
+            group["lr"] = peak * schedule.share(step)
         model.train()
         value = loss(next(stream))
         value.backward()
         if torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite():  # bfloat16 overflows once in some thousand steps
-            optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+            for algorithm in algorithms:
+                algorithm.step()
+        model.zero_grad(set_to_none=True)
         losses.append(float(value.detach()))
         if (step + 1) % 50 == 0:
-            print(
-                json.dumps({"step": step + 1, "loss": round(float(np.nanmean(losses[-50:])), 4), "s": round(time.time() - started)}),
-                flush=True,
-            )
+            say(step=step + 1, loss=round(float(np.nanmean(losses[-50:])), 4), seconds=round(time.time() - started))
         if (step + 1) % every == 0 or step + 1 == schedule.steps:
             model.eval()
             say(step=step + 1, **evaluate())
-            _save(model, optimiser, step + 1, checkpoint)
+            _save(model, algorithms, step + 1, checkpoint)
 
 
 def say(**values: float) -> None:
@@ -110,18 +126,18 @@ def say(**values: float) -> None:
     print(json.dumps(values), file=sys.stderr, flush=True)
 
 
-def _save(model: torch.nn.Module, optimiser: torch.optim.Optimizer, step: int, path: Path) -> None:
-    temporary = path.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, temporary)
-    os.replace(temporary, path)
+def _save(model: torch.nn.Module, algorithms: list[torch.optim.Optimizer], step: int, path: Path) -> None:
+    with atomic(path) as file:
+        torch.save({"model": model.state_dict(), "optimisers": [a.state_dict() for a in algorithms], "step": step}, file)
 
 
-def _resume(model: torch.nn.Module, optimiser: torch.optim.Optimizer, path: Path) -> int:
+def _resume(model: torch.nn.Module, algorithms: list[torch.optim.Optimizer], path: Path) -> int:
     if not path.exists():
         return 0
     saved = torch.load(path, weights_only=True)
     model.load_state_dict(saved["model"])
-    optimiser.load_state_dict(saved["optimiser"])
+    for algorithm, state in zip(algorithms, saved["optimisers"], strict=True):
+        algorithm.load_state_dict(state)
     return int(saved["step"])
 
 

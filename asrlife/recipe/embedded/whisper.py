@@ -6,14 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import Wav2Vec2ForCTC, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
-from asrlife.recipe.embedded.training import RATE, Batch
+from asrlife.recipe.embedded.augment import normalise
+from asrlife.recipe.embedded.ctc import LETTERS as LETTER_CLASSES
+from asrlife.recipe.embedded.training import RATE, Batch, pad
 
 WINDOW_S = 6
 TICK_S = 0.02
+GUIDE_SHIFT = 5  # the CTC front-end has no padding: its frame t is centred where Whisper's frame t + 4.6 is
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz'", "Ġ"]
 SPECIAL = "endoftext startoftranscript en translate transcribe startoflm startofprev nospeech notimestamps".split()
+HEAD_CLASSES = [LETTER_CLASSES.index("|" if c == "Ġ" else c) for c in LETTERS] + [0]  # the head's last class is blank
 EOT, SOT, EN, TRANSCRIBE, PREVIOUS, NO_TIMES = (len(LETTERS) + i for i in (0, 1, 2, 4, 6, 8))
 FIRST_TIME = len(LETTERS) + len(SPECIAL)
 VOCABULARY = FIRST_TIME + int(WINDOW_S / TICK_S) + 1
@@ -33,7 +37,7 @@ def feature_extractor() -> WhisperFeatureExtractor:
     return WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_S)
 
 
-def build(width: int = 192, encoder: int = 5, decoder: int = 3) -> WhisperForConditionalGeneration:
+def build(width: int = 192, encoder: int = 6, decoder: int = 3) -> WhisperForConditionalGeneration:
     """A new model; the frames of its window fix `max_source_positions`."""
     config = WhisperConfig(
         vocab_size=VOCABULARY, num_mel_bins=80, d_model=width, encoder_layers=encoder, decoder_layers=decoder,
@@ -45,7 +49,8 @@ def build(width: int = 192, encoder: int = 5, decoder: int = 3) -> WhisperForCon
     g = model.generation_config
     g.is_multilingual, g.lang_to_id, g.task_to_id = True, {"<|en|>": EN}, {"transcribe": TRANSCRIBE}
     g.no_timestamps_token_id, g.language, g.task = NO_TIMES, "en", "transcribe"
-    g.begin_suppress_tokens, g.suppress_tokens, g.max_length = [LETTERS.index("Ġ"), EOT], [], 192
+    g.begin_suppress_tokens, g.suppress_tokens, g.max_length = [EOT], [], 192  # a text begins with the space letter
+    g._from_model_config = False  # or loading makes the settings again from the model's and loses these
     g.prev_sot_token_id, g.max_initial_timestamp_index = PREVIOUS, 50
     g.alignment_heads = [[decoder - 1, head] for head in range(width // 48)]
     return model
@@ -94,6 +99,19 @@ def spell(segments: list[Segment], timed: bool) -> list[int]:
     return [*tokens, EOT]
 
 
+def padded(rows: list[list[int]]) -> torch.Tensor:
+    """Rows of tokens as one tensor (batch, tokens) with -100 behind the shorter ones."""
+    ids = torch.full((len(rows), max(map(len, rows))), -100)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    return ids
+
+
+def at_random_gain(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Whisper's features are of raw audio, so the model must hear it at any level: a peak of -30 to -1 dBFS."""
+    return (wave * (10 ** (rng.uniform(-30, -1) / 20) / np.abs(wave).max())).astype(np.float32)
+
+
 def tick(seconds: float) -> int:
     """The token of a time."""
     return min(FIRST_TIME + round(seconds / TICK_S), VOCABULARY - 1)
@@ -105,7 +123,7 @@ class Teacher(torch.nn.Module):
     def __init__(self, model: WhisperForConditionalGeneration, ctc_weight: float = 0.5, seed: int = 1) -> None:
         super().__init__()
         self.model, self.ctc_weight = model, ctc_weight
-        self.head = torch.nn.Linear(model.config.d_model, len(LETTERS) + 1)  # the last class is blank
+        self.head = torch.nn.Linear(model.config.d_model, len(LETTERS) + 1)
         self.extract, self.rng = feature_extractor(), np.random.default_rng(seed)
 
     def features(self, waves: list[np.ndarray]) -> torch.Tensor:
@@ -114,12 +132,9 @@ class Teacher(torch.nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy with label smoothing plus weighted CTC per label."""
-        windows = pack(batch, self.rng)
+        windows = [(at_random_gain(wave, self.rng), segments) for wave, segments in pack(batch, self.rng)]
         timed = self.rng.random(len(windows)) < 0.35
-        tokens = [spell(segments, t) for (_, segments), t in zip(windows, timed, strict=True)]
-        ids = torch.full((len(tokens), max(map(len, tokens))), -100)
-        for row, line in enumerate(tokens):
-            ids[row, : len(line)] = torch.tensor(line)
+        ids = padded([spell(segments, t) for (_, segments), t in zip(windows, timed, strict=True)])
         features, inputs = self.features([w for w, _ in windows]), ids[:, :-1].clamp(min=0)
         with torch.autocast("cpu", torch.bfloat16):
             encoded = self.model.model.encoder(features).last_hidden_state
@@ -130,6 +145,17 @@ class Teacher(torch.nn.Module):
         cross = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), label_smoothing=0.1)
         return cross + self.ctc_weight * self.ctc(frames.float(), ids)
 
+    def guided(self, batch: Batch, guide: Wav2Vec2ForCTC) -> torch.Tensor:
+        """Encoder alone: CTC per label plus the frame-wise divergence from `guide`, which says where each letter is."""
+        windows = [(at_random_gain(wave, self.rng), segments) for wave, segments in pack(batch, self.rng)]
+        waves, features = [wave for wave, _ in windows], self.features([wave for wave, _ in windows])
+        with torch.autocast("cpu", torch.bfloat16):
+            frames = self.head(self.model.model.encoder(features).last_hidden_state).float()
+            target, valid = frame_targets(guide, waves)
+        mine = frames[:, GUIDE_SHIFT : GUIDE_SHIFT + target.shape[1]].log_softmax(-1)
+        divergence = (target.exp() * (target - mine)).sum(-1)[valid].mean()
+        return divergence + self.ctc(frames, padded([spell(segments, timed=False) for _, segments in windows]))
+
     def ctc(self, frames: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """CTC per label on the letters alone."""
         letters = [row[(row >= 0) & (row < len(LETTERS))][1:] for row in ids]
@@ -139,11 +165,66 @@ class Teacher(torch.nn.Module):
         return torch.nn.functional.ctc_loss(scores, torch.cat(letters), full, lengths, blank=len(LETTERS), zero_infinity=True)
 
 
+def inherit(teacher: Teacher, ctc: Wav2Vec2ForCTC) -> None:
+    """Start the encoder from a CTC recogniser of the same width: both are pre-norm transformers at 20 ms a frame.
+
+    A bias on the keys shifts every score of a query alike and leaves the softmax as it is, so Whisper's missing one loses nothing.
+    """
+    encoder, source = teacher.model.model.encoder, ctc.wav2vec2.encoder
+    pairs = {"k_proj": "k_proj", "v_proj": "v_proj", "q_proj": "q_proj", "out_proj": "out_proj"}
+    for mine, theirs in zip(encoder.layers, source.layers, strict=True):
+        for a, b in pairs.items():
+            copy_linear(getattr(mine.self_attn, a), getattr(theirs.attention, b))
+        mine.self_attn_layer_norm.load_state_dict(theirs.layer_norm.state_dict())
+        mine.final_layer_norm.load_state_dict(theirs.final_layer_norm.state_dict())
+        copy_linear(mine.fc1, theirs.feed_forward.intermediate_dense)
+        copy_linear(mine.fc2, theirs.feed_forward.output_dense)
+    encoder.layer_norm.load_state_dict(source.layer_norm.state_dict())
+    with torch.no_grad():
+        teacher.head.weight.copy_(ctc.lm_head.weight[HEAD_CLASSES])
+        teacher.head.bias.copy_(ctc.lm_head.bias[HEAD_CLASSES])
+
+
+def copy_linear(mine: torch.nn.Linear, theirs: torch.nn.Linear) -> None:
+    """Weights, and the bias where there is one to take it."""
+    with torch.no_grad():
+        mine.weight.copy_(theirs.weight)
+        if mine.bias is not None:
+            mine.bias.copy_(theirs.bias)
+
+
+@torch.no_grad()
+def frame_targets(guide: Wav2Vec2ForCTC, waves: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of a CTC recogniser in the order of the head, shape (batch, frames, classes), and which frames count."""
+    audio, mask = pad([normalise(wave) for wave in waves])
+    scores = guide(audio, attention_mask=mask).logits.float().log_softmax(-1)[..., HEAD_CLASSES]
+    frames = guide._get_feat_extract_output_lengths(mask.sum(-1))
+    return scores, torch.arange(scores.shape[1])[None] < frames[:, None]
+
+
+@torch.inference_mode()
+def transcribe_head(teacher: Teacher, waves: list[np.ndarray]) -> list[str]:
+    """Greedy decoding of the encoder's CTC head: how far the encoder is without its decoder."""
+    encoded = teacher.model.model.encoder(teacher.features([fitted(w) for w in waves])).last_hidden_state
+    rows = teacher.head(encoded).argmax(-1).tolist()
+    return [joined([i for i, last in zip(row, [-1, *row], strict=False) if i != last]) for row in rows]
+
+
 @torch.inference_mode()
 def transcribe(teacher: Teacher, waves: list[np.ndarray]) -> list[str]:
     """Greedy decoding without timestamps; audio beyond the window is cut."""
     model = teacher.model
-    encoded = model.model.encoder(teacher.features([np.pad(w, 1600)[: WINDOW_S * RATE] for w in waves]))
+    encoded = model.model.encoder(teacher.features([fitted(w) for w in waves]))
     start = torch.tensor([[SOT, EN, TRANSCRIBE, NO_TIMES]] * len(waves))
     ids = model.generate(encoder_outputs=encoded, decoder_input_ids=start, max_new_tokens=100, do_sample=False)
-    return [" ".join("".join(LETTERS[i] for i in row if i < len(LETTERS)).replace("Ġ", " ").split()) for row in ids.tolist()]
+    return [joined(row) for row in ids.tolist()]
+
+
+def fitted(wave: np.ndarray) -> np.ndarray:
+    """A tenth of a second of silence at both ends, and no more than a window."""
+    return np.pad(wave, RATE // 10)[: WINDOW_S * RATE]
+
+
+def joined(ids: list[int]) -> str:
+    """The letters among some tokens as words."""
+    return " ".join("".join(LETTERS[i] for i in ids if i < len(LETTERS)).replace("Ġ", " ").split())

@@ -1,0 +1,1 @@
+"""Sound as a value: reading, writing, spoiling and speaking it."""

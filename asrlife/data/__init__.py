@@ -1,0 +1,1 @@
+"""Utterances, corpora, and the acoustic conditions they are heard in."""

@@ -1,0 +1,1 @@
+"""Differences of weights: their algebra, their files, and the only ways to put them into a model."""

@@ -1,0 +1,1 @@
+"""What a method did, with intervals: reliability, generality, locality and cost."""

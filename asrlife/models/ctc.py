@@ -1,0 +1,124 @@
+"""CTC recognisers of the wav2vec2 family: anything AutoModelForCTC loads that takes raw audio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import ctc_loss
+
+from asrlife.errors import InputError
+from asrlife.models.ctc_decode import Clock, beam_search, greedy
+from asrlife.models.frames import Frames
+from asrlife.models.handle import Batch, Emissions, Handle, checked_options
+from asrlife.models.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from asrlife.audio.waveform import Waveform
+    from asrlife.text.hypothesis import Hypothesis
+
+
+@dataclass(frozen=True, eq=False)
+class CtcRecogniser(Handle):
+    """A CTC network over raw audio.
+
+    `masked`: the network takes an attention mask and its results do not depend on padding. Where it is False (a group norm over
+    time in the front-end, convolutions behind it), rows of one length go through the network together and others apart.
+    """
+
+    vocabulary: Vocabulary
+    frames: Frames
+    normalised: bool = True
+    masked: bool = True
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Emissions without a path, a supervised loss, times of words."""
+        return frozenset({"emissions", "loss", "timestamps"})
+
+    @property
+    def blank(self) -> int:
+        """The CTC blank class."""
+        return self.vocabulary.blank
+
+    def prepare(self, waveforms: Sequence[Waveform]) -> Batch:
+        """Right-padded audio (batch, samples): resampled, silence at the edges where the card asks for it, zero mean and unit variance.
+
+        Audio too short for one frame is padded with silence. Raises InputError for no audio at all.
+        """
+        if not waveforms:
+            raise InputError("nothing to recognise: give at least one waveform")
+        rows = [self._row(waveform) for waveform in waveforms]
+        lengths = torch.tensor([len(row) for row in rows])
+        inputs = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
+        mask = (torch.arange(inputs.shape[1]) < lengths[:, None]).long() if self.masked else None
+        return Batch(inputs.to(self.device), None if mask is None else mask.to(self.device), lengths.to(self.device))
+
+    def _row(self, waveform: Waveform) -> np.ndarray:
+        samples = np.pad(waveform.resampled(self.rate).samples, self.edge)
+        samples = np.pad(samples, (0, max(0, self.frames.least - len(samples))))
+        if self.normalised:
+            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+        return samples.astype(np.float32)
+
+    def path(self, batch: Batch) -> None:
+        """CTC emissions follow no path."""
+        return None
+
+    def emissions(self, batch: Batch, path: Tensor | None = None) -> Emissions:
+        """Differentiable logits (batch, frames, classes), zero behind the last frame of a row that padding would have changed."""
+        if self.masked:
+            return Emissions(self.logits(batch.inputs, batch.mask).float(), self.frames.count(batch.lengths))
+        rows: dict[int, Tensor] = {}
+        for samples in batch.lengths.unique().tolist():
+            (members,) = torch.where(batch.lengths == samples)
+            rows |= dict(zip(members.tolist(), self.logits(batch.inputs[members, :samples], None).float(), strict=True))
+        ordered = [rows[row] for row in range(len(batch.lengths))]
+        lengths = torch.tensor([len(row) for row in ordered], device=self.device)
+        return Emissions(torch.nn.utils.rnn.pad_sequence(ordered, batch_first=True), lengths)
+
+    def logits(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """The network alone: (batch, samples) -> (batch, frames, classes)."""
+        return self.module(inputs, attention_mask=mask).logits if mask is not None else self.module(inputs).logits
+
+    def decode(self, batch: Batch, emissions: Emissions | None = None, beam: int = 1, lm: str | None = None) -> list[Hypothesis]:
+        """Greedy (`beam` 1 and no n-gram) or beam search; raises InputError for a beam below 1 or an n-gram that cannot be read."""
+        if beam < 1:
+            raise InputError(f"beam must be 1 (greedy) or more, not {beam}")
+        with torch.inference_mode():
+            scored = emissions or self.emissions(batch)
+            log_probs = scored.logits.detach().log_softmax(-1).cpu()
+        sizes = zip(batch.lengths.tolist(), scored.lengths.tolist(), strict=True)
+        rows = [(row[:steps], self.clock(samples, steps)) for row, (samples, steps) in zip(log_probs, sizes, strict=True)]
+        if beam == 1 and lm is None:
+            return [greedy(row, self.vocabulary, clock) for row, clock in rows]
+        return [beam_search(row, self.vocabulary, clock, beam, lm) for row, clock in rows]
+
+    def clock(self, samples: int, steps: int) -> Clock:
+        """When the `steps` frames of `samples` samples are, without the silence at the edges."""
+        offset = (self.frames.centre(0) - self.edge) / self.rate
+        return Clock(offset, self.frames.hop / self.rate, max(0, samples - 2 * self.edge) / self.rate)
+
+    def transcribe(self, waveforms: Sequence[Waveform], beam: int = 1, batch_size: int = 8, **options: Any) -> list[Hypothesis]:
+        """One hypothesis for each waveform, batched by length; option `lm` as in `decode`."""
+        lm = checked_options(options, ("lm",)).get("lm")
+        order = sorted(range(len(waveforms)), key=lambda index: waveforms[index].duration)
+        found: dict[int, Hypothesis] = {}
+        for first in range(0, len(order), max(1, batch_size)):
+            members = order[first : first + max(1, batch_size)]
+            batch = self.prepare([waveforms[index] for index in members])
+            found |= dict(zip(members, self.decode(batch, beam=beam, lm=lm), strict=True))
+        return [found[index] for index in range(len(waveforms))]
+
+    def loss(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+        """CTC loss per label, mean over rows; raises InputError for letters the model cannot spell."""
+        labels = [self.vocabulary.encode(text) for text in texts]
+        emissions = self.emissions(batch)
+        log_probs = emissions.logits.log_softmax(-1).transpose(0, 1)
+        targets = torch.tensor([label for row in labels for label in row], device=log_probs.device)
+        counts = torch.tensor([len(row) for row in labels], device=log_probs.device)
+        return ctc_loss(log_probs, targets.long(), emissions.lengths, counts, self.blank, zero_infinity=True)

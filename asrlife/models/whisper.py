@@ -1,0 +1,288 @@
+"""Whisper recognisers, with any window that their checkpoint sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil, exp
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from asrlife.errors import InputError
+from asrlife.models.align import smoothed_attention, time_warp
+from asrlife.models.handle import Batch, Emissions, Handle, checked_options
+from asrlife.models.whisper_search import beam_path, greedy_path, rules, stacked, tokens_of
+from asrlife.models.whisper_tokens import TICK_S, Control, Spelling, words
+from asrlife.models.windows import split
+from asrlife.text.hypothesis import Hypothesis, Word
+
+if TYPE_CHECKING:
+    from asrlife.audio.waveform import Waveform
+
+TOKENS_PER_S, SPARE_TOKENS = 30, 10  # more than anyone says, letters included: what exceeds it is a hallucination
+
+
+@dataclass(frozen=True, eq=False)
+class WhisperRecogniser(Handle):
+    """A Whisper network with its mel extractor, its control tokens and its spelling."""
+
+    extractor: Any = field(kw_only=True)
+    control: Control = field(kw_only=True)
+    spelling: Spelling = field(kw_only=True)
+    alignment_heads: tuple[tuple[int, int], ...] = field(kw_only=True)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Everything; emissions need a path."""
+        return frozenset({"emissions", "path", "loss", "generate", "timestamps"})
+
+    @property
+    def blank(self) -> None:
+        """There is no blank class."""
+        return None
+
+    @property
+    def window(self) -> float:
+        """Longest audio that `prepare` takes, in s."""
+        return float(self.extractor.n_samples - self.edge) / self.rate
+
+    def prepare(self, waveforms: Sequence[Waveform]) -> Batch:
+        """Log-mel windows (batch, bands, frames), silence behind the audio, and before it where the card asks for it.
+
+        `lengths` count the silence before, not that behind. Raises InputError for no audio and for audio longer than the window.
+        """
+        if not waveforms:
+            raise InputError("nothing to recognise: give at least one waveform")
+        rows = [np.pad(waveform.resampled(self.rate).samples, (self.edge, 0)) for waveform in waveforms]
+        longest = max(map(len, rows))
+        if longest > self.extractor.n_samples:
+            seconds = (longest - self.edge) / self.rate
+            raise InputError(f"{seconds:.2f} s of audio exceed the model's window of {self.window:.2f} s: call transcribe, which splits it")
+        mel = self.extractor(rows, sampling_rate=self.rate, return_tensors="pt").input_features
+        return Batch(mel.to(self.device), None, torch.tensor([len(row) for row in rows], device=self.device))
+
+    def path(self, batch: Batch) -> Tensor:
+        """Greedy text tokens (batch, steps), rows closed with the end token; no gradient."""
+        with torch.inference_mode():
+            rows = self._search(self._encode(batch), batch, self.control.prompt(None, False), False, 1)
+        return stacked(rows, self.control.end).to(self.device)
+
+    def emissions(self, batch: Batch, path: Tensor | None = None) -> Emissions:
+        """Differentiable logits (batch, steps, text tokens) that predict `path`, from one teacher-forced forward.
+
+        Special tokens, times and the end of text are left out of the classes; without a path the greedy one is found first.
+        """
+        followed = self.path(batch) if path is None else path
+        ended = (followed >= self.control.end).long().cumsum(-1)
+        logits = self._forced(self._encode(batch), self.control.prompt(None, False), followed)
+        return Emissions(logits[..., : self.control.end], (ended == 0).sum(-1))
+
+    def decode(
+        self, batch: Batch, emissions: Emissions | None = None, beam: int = 1, lm: str | None = None, *,
+        timestamps: str = "words", language: str | None = None,
+    ) -> list[Hypothesis]:  # fmt: skip
+        """Generate greedily (`beam` 1) or by beam search, times from cross-attention.
+
+        `timestamps` "segments": the model writes time tokens, and the hypothesis has a segment in place of each word.
+        `emissions` are not used. Raises InputError for an n-gram, an unknown language, or another kind of timestamps.
+        """
+        if lm is not None:
+            raise InputError("an n-gram works with CTC recognisers only: leave lm out, or use embedded:ctc")
+        if beam < 1 or timestamps not in {"words", "segments"}:
+            raise InputError(f"beam must be 1 or more and timestamps 'words' or 'segments', not {beam} and {timestamps!r}")
+        timed = timestamps == "segments"
+        prompt = self.control.prompt(language, timed)
+        with torch.inference_mode():
+            states = self._encode(batch)
+            rows = self._search(states, batch, prompt, timed, beam)
+            return self._hypotheses(states, batch, prompt, rows, timed)
+
+    def transcribe(self, waveforms: Sequence[Waveform], beam: int = 1, batch_size: int = 8, **options: Any) -> list[Hypothesis]:
+        """One hypothesis for each waveform; what exceeds the window is split at pauses. Options as the keywords of `decode`."""
+        known = checked_options(options, ("lm", "timestamps", "language"))
+        pieces = [(index, *piece) for index, waveform in enumerate(waveforms) for piece in split(waveform, self.window)]
+        parts: list[list[tuple[float, Hypothesis]]] = [[] for _ in waveforms]
+        for first in range(0, len(pieces), max(1, batch_size)):
+            some = pieces[first : first + max(1, batch_size)]
+            found = self.decode(self.prepare([piece for _, _, piece in some]), beam=beam, **known)
+            for (index, start, _), hypothesis in zip(some, found, strict=True):
+                parts[index].append((start, hypothesis))
+        return [joined(part) for part in parts]
+
+    def loss(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+        """Cross-entropy per label, the end token among the labels; raises InputError for a text the decoder has no room for."""
+        rows = [self.spelling.ids(f" {text.strip()}") for text in texts]
+        prompt = self.control.prompt(None, False)
+        longest = max(map(len, rows))
+        if longest > self._room(prompt):
+            raise InputError(f"a text has {longest} tokens, the decoder takes {self._room(prompt)}: split the utterance")
+        path = stacked(rows, self.control.end).to(self.device)
+        logits = self._forced(self._encode(batch), prompt, path)
+        counted = (path == self.control.end).long().cumsum(-1) < 2
+        return cross_entropy(logits[counted], path[counted])
+
+    def _encode(self, batch: Batch) -> Tensor:
+        return self._network.model.encoder(batch.inputs).last_hidden_state
+
+    def _forced(self, states: Tensor, prompt: Sequence[int], path: Tensor) -> Tensor:
+        """Logits (batch, steps, classes) float32 that predict `path` (batch, steps), each token given those before it."""
+        start = torch.tensor([list(prompt)] * len(path), device=path.device)
+        ids = torch.cat([start, path[:, :-1]], 1)
+        hidden = self._network.model.decoder(input_ids=ids, encoder_hidden_states=states, use_cache=False).last_hidden_state
+        return self._network.proj_out(hidden[:, len(prompt) - 1 :]).float()
+
+    def _search(self, states: Tensor, batch: Batch, prompt: Sequence[int], timed: bool, beam: int) -> list[list[int]]:
+        caps = (batch.lengths * TOKENS_PER_S // self.rate + SPARE_TOKENS).clamp(max=self._room(prompt))
+        rule = rules(self.control, self._network.config.vocab_size, len(prompt), caps, timed)
+        if beam == 1:
+            found = greedy_path(self._network, states, prompt, rule, self.control.end)
+        else:
+            found = beam_path(self._network, states, prompt, rule, self.control.end, beam, int(caps.max()) + 1)
+        return [tokens_of(row, self.control.end, cap) for row, cap in zip(found, caps.tolist(), strict=True)]
+
+    def _room(self, prompt: Sequence[int]) -> int:
+        return int(self._network.config.max_target_positions) - len(prompt)
+
+    def _hypotheses(self, states: Tensor, batch: Batch, prompt: Sequence[int], rows: list[list[int]], timed: bool) -> list[Hypothesis]:
+        path = stacked(rows, self.control.end).to(self.device)
+        with self._watched() as watched:
+            log_probs = self._forced(states, prompt, path).log_softmax(-1)
+        chosen = log_probs.gather(-1, path[..., None])[..., 0].cpu()
+        found = []
+        for index, (row, samples) in enumerate(zip(rows, batch.lengths.tolist(), strict=True)):
+            score = float(chosen[index, : len(row) + 1].mean())
+            starts = None if timed else self._starts(watched, index, len(prompt), len(row), samples)
+            parts = self._segments(row, chosen[index], samples) if starts is None else self._words(row, chosen[index], starts)
+            text = " ".join(self.spelling.text([token for token in row if token < self.control.end]).split())
+            found.append(Hypothesis(text, tuple(row), tuple(parts), score))
+        return found
+
+    def _starts(self, watched: Mapping[str, Tensor], row: int, prompt: int, count: int, samples: int) -> np.ndarray:
+        """Start of each token and of the end token in s, (count + 1,), from cross-attention within the audio."""
+        hop = 2 * self.extractor.hop_length
+        frames = min(ceil(samples / hop), self._network.config.max_source_positions)
+        heads = torch.stack([self._attention(watched, row, layer, head, frames) for layer, head in self.alignment_heads])
+        places = time_warp(-smoothed_attention(heads[:, prompt - 1 : prompt + count]))
+        return np.clip((places * hop - self.edge) / self.rate, 0.0, (samples - self.edge) / self.rate)
+
+    def _attention(self, watched: Mapping[str, Tensor], row: int, layer: int, head: int, frames: int) -> Tensor:
+        width = self._network.config.d_model // self._network.config.decoder_attention_heads
+        part = slice(head * width, (head + 1) * width)
+        query, key = watched[f"{layer}.q_proj"][row, :, part], watched[f"{layer}.k_proj"][row, :frames, part]
+        return (query @ key.T * width**-0.5).softmax(-1)
+
+    @contextmanager
+    def _watched(self) -> Iterator[dict[str, Tensor]]:
+        """Queries and keys of the layers with alignment heads: fused attention gives no weights away."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Any:
+            return lambda module, inputs, output: seen.__setitem__(name, output)
+
+        hooks = []
+        for layer in {layer for layer, _ in self.alignment_heads}:
+            attention = self._network.model.decoder.layers[layer].encoder_attn
+            hooks += [getattr(attention, part).register_forward_hook(keep(f"{layer}.{part}")) for part in ("q_proj", "k_proj")]
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _words(self, row: Sequence[int], chosen: Tensor, starts: np.ndarray) -> Iterator[Word]:
+        for word, places in words(row, self.control.end, self.spelling):
+            yield Word(word, float(starts[places[0]]), float(starts[places[-1] + 1]), exp(float(chosen[places].mean())))
+
+    def _segments(self, row: Sequence[int], chosen: Tensor, samples: int) -> Iterator[Word]:
+        length, start = (samples - self.edge) / self.rate, 0.0
+        places: list[int] = []
+        for place, token in enumerate([*row, self.control.no_timestamps + 1 + round((length + self.edge / self.rate) / TICK_S)]):
+            if token < self.control.end:
+                places.append(place)
+            if (seconds := self.control.seconds(token)) is not None:
+                moment = min(max(seconds - self.edge / self.rate, 0.0), length)
+                if text := self.spelling.text([row[index] for index in places]).strip():
+                    yield Word(text, start, moment, exp(float(chosen[places].mean())))
+                start, places = moment, []
+
+    @cached_property
+    def _network(self) -> Any:
+        return self.module
+
+
+def joined(parts: Sequence[tuple[float, Hypothesis]]) -> Hypothesis:
+    """One hypothesis from those of successive pieces and their starts in s; the score is the mean over all steps."""
+    steps = [len(part.tokens) + 1 for _, part in parts]
+    return Hypothesis(
+        " ".join(part.text for _, part in parts if part.text),
+        tuple(token for _, part in parts for token in part.tokens),
+        tuple(Word(w.text, w.start + start, w.end + start, w.confidence) for start, part in parts for w in part.words),
+        sum(part.score * count for (_, part), count in zip(parts, steps, strict=True)) / sum(steps),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """Spelling by a Hugging Face tokenizer."""
+
+    tokenizer: Any
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What the tokens spell."""
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    def ids(self, text: str) -> list[int]:
+        """Tokens of a text."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def read_whisper(folder: Path, name: str) -> WhisperRecogniser:
+    """A Whisper checkpoint of Hugging Face's layout; raises InputError for a damaged one or one without tokenizer."""
+    from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+
+    from asrlife.models.checkpoint import card_of, quiet, read_weights
+    from asrlife.models.vocabulary import read_json
+
+    module: Any = read_weights(folder, WhisperForConditionalGeneration)
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+        raise InputError(f"{folder} has neither tokenizer.json nor vocab.json: add the tokenizer of the checkpoint")
+    with quiet():
+        tokenizer = WhisperTokenizer.from_pretrained(folder)
+    config = read_json(folder / "generation_config.json")  # transformers drops settings that it thinks it derived itself
+    extractor = _extractor(folder, module.config)
+    return WhisperRecogniser(
+        name, module, extractor.sampling_rate, card=card_of(folder), extractor=extractor, control=Control.of(config),
+        spelling=Tokenizer(tokenizer), alignment_heads=aligning(config.get("alignment_heads"), module.config),
+    )  # fmt: skip
+
+
+def aligning(heads: Sequence[Sequence[int]] | None, config: Any) -> tuple[tuple[int, int], ...]:
+    """The heads that follow the audio: those named, else all of the upper half of the decoder."""
+    if heads:
+        return tuple((layer, head) for layer, head in heads)
+    upper = range(config.decoder_layers // 2, config.decoder_layers)
+    return tuple((layer, head) for layer in upper for head in range(config.decoder_attention_heads))
+
+
+def _extractor(folder: Path, config: Any) -> Any:
+    from transformers import WhisperFeatureExtractor
+
+    from asrlife.models.checkpoint import feature_settings
+
+    settings = {key: value for key, value in feature_settings(folder).items() if key not in {"feature_extractor_type", "processor_class"}}
+    if not settings:
+        raise InputError(f"{folder} has no preprocessor_config.json: add the one of the checkpoint")
+    extractor = WhisperFeatureExtractor(**settings)
+    if extractor.nb_max_frames != 2 * config.max_source_positions:
+        raise InputError(
+            f"{folder}: the extractor's window of {extractor.nb_max_frames} frames is not the encoder's {2 * config.max_source_positions}: "
+            "use the files of one checkpoint"
+        )
+    return extractor

@@ -1,0 +1,1 @@
+"""Transcripts, their normal form, and grammars that make sentences."""
