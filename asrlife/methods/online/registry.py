@@ -1,0 +1,29 @@
+"""Online methods by name, with their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from asrlife.errors import InputError
+from asrlife.methods.online.dsuta import Dsuta
+from asrlife.methods.online.method import Method
+from asrlife.methods.online.settings import nearest, typed
+from asrlife.methods.online.suta import Suta
+from asrlife.methods.online.unadapted import Unadapted
+from asrlife.models.handle import Recogniser
+
+METHODS: Mapping[str, type[Unadapted] | type[Suta] | type[Dsuta]] = {kind.name: kind for kind in (Unadapted, Suta, Dsuta)}
+
+
+def make(name: str, settings: Mapping[str, Any] | None = None, model: Recogniser | None = None) -> Method:
+    """The method `name`: the paper's settings, over them those in the model's card ("adaptation": {name: {...}}), over them `settings`.
+
+    Settings may be text, as from a command line. An unknown name or key raises InputError with the nearest one, a value outside its
+    limits one that states them.
+    """
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; {nearest(name, METHODS)}")
+    kind = METHODS[name]
+    chosen = model.card.get("adaptation", {}).get(name, {}) if model is not None else {}
+    return kind(**{**typed(kind, chosen, f"{name} in the model's card"), **typed(kind, settings or {}, name)})
