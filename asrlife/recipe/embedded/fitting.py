@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 import torch
 
 from asrlife.recipe.embedded import ctc, whisper
-from asrlife.recipe.embedded.speech import Speech
+from asrlife.recipe.embedded.speech import Speech, is_open
 from asrlife.recipe.embedded.training import Mixture, Schedule, error_rates, fit
 
 if TYPE_CHECKING:
     from asrlife.recipe.embedded.build import Embedded
 
-SHARES = {"ctc-tts": {"tts": 1.0}, "ctc": {"tts": 0.5, "grid": 0.22, "digits": 0.28}, "whisper": {"tts": 0.55, "grid": 0.2, "digits": 0.25}}
+LATER = {"open": 0.62, "tts": 0.08, "grid": 0.14, "digits": 0.16}
+SHARES = {"ctc-tts": {"tts": 1.0}, "ctc": LATER, "whisper": LATER}
 SEEDS = {"ctc-tts": 1, "ctc": 2, "whisper-encoder": 3, "whisper": 4}
 
 
 def mixture(name: str, speech: dict[str, Speech]) -> Mixture:
-    """Training sets with their shares; real ones only where they are."""
+    """Training sets with their shares; real ones only where they are, and "open" for the synthetic sentences of many words."""
+    speech = {**speech, "open_train": speech["tts_train"].only(is_open)}
     return [(speech[f"{kind}_train"], share) for kind, share in SHARES[name].items() if f"{kind}_train" in speech]
 
 
@@ -64,7 +66,7 @@ def fit_whisper(name: str, settings: Embedded, speech: dict[str, Speech], out: P
         lambda batch: teacher.guided(batch, guide),
         lambda: error_rates(watch, lambda waves: whisper.transcribe_head(teacher, waves)),
         mixture(name, speech),
-        Schedule(settings.steps[first], settings.peak[name], settings.matrices.get(name), warmup=50, floor=0.3, seconds=60.0, seed=SEEDS[first]),
+        Schedule(settings.steps[first], settings.peak[name], settings.matrices.get(name), 50, 0.3, 60.0, SEEDS[first]),
         out / f"{first}.pt",
     )
     fit(

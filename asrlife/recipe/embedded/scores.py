@@ -40,7 +40,7 @@ def finish(name: str, settings: Embedded, speech: dict[str, Speech], out: Path) 
 
 def describe(name: str, settings: Embedded, speech: dict[str, Speech]) -> dict[str, Any]:
     """What the model is and what it heard."""
-    heard = {kind: speech[f"{kind}_train"] for kind in SHARES[name] if f"{kind}_train" in speech}
+    heard = {kind: speech[f"{kind}_train"] for kind in ("tts", "grid", "digits") if kind in SHARES[name] and f"{kind}_train" in speech}
     data = {
         NAMES[kind].split(",")[0]: {"utterances": len(s), "hours": round(float(s.seconds.sum()) / 3600, 2)} for kind, s in heard.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +31,7 @@ VARIANTS = (
     "paul pedro quincy rob robert sandro shelby steph steph3 travis victor zac"
 ).split()
 FLITE = ["slt", "rms", "awb", "kal16", "slt", "rms", "awb"]
+DIGITS = set("zero one two three four five six seven eight nine".split())
 SPOKEN_LETTER_A = "[[eI]]"  # espeak reads a lone "a" as the article
 
 
@@ -58,6 +60,12 @@ class Speech:
         """Duration of each utterance in seconds."""
         return np.diff(self.ends, prepend=0) / RATE
 
+    def only(self, wanted: Callable[[str], bool]) -> Speech:
+        """The utterances whose text is wanted."""
+        kept = [i for i, text in enumerate(self.texts) if wanted(text)]
+        parts = [(self.samples[self.ends[i - 1] if i else 0 : self.ends[i]], self.texts[i], self.sources[i]) for i in kept]
+        return Speech.of(parts)
+
     def save(self, path: Path) -> None:
         """Write one .npz file."""
         np.savez(path, samples=self.samples, ends=self.ends, texts=np.array(self.texts), sources=np.array(self.sources))
@@ -75,6 +83,17 @@ class Speech:
         return cls(np.concatenate([r[0] for r in rows]), ends, [r[1] for r in rows], [r[2] for r in rows])
 
 
+def is_open(text: str) -> bool:
+    """Whether a sentence is neither a command nor a digit string, whose few words a model soon knows by heart."""
+    words = text.split()
+    return not (is_command(words) or set(words) <= DIGITS)
+
+
+def is_command(words: list[str]) -> bool:
+    """Whether these are the six words of a GRID command."""
+    return len(words) == 6 and words[0] in ("bin", "lay", "place", "set") and len(words[3]) == 1
+
+
 def to_16k(samples: np.ndarray, rate: int) -> np.ndarray:
     """Resample int16 samples to 16 kHz and bring the peak to -6 dBFS."""
     wave = samples.astype(np.float32)
@@ -89,7 +108,7 @@ def speak(job: tuple[str, str, int]) -> tuple[np.ndarray, str, str]:
     sentence, split, seed = job
     rng = random.Random(seed)
     prosody = Prosody(rng.randint(125, 215), rng.randint(15, 85))
-    letter_a = " a " in f" {sentence} " and sentence.split()[0] in ("bin", "lay", "place", "set")
+    letter_a = " a " in sentence and is_command(sentence.split())
     if split == "train" and has_flite() and not letter_a and rng.random() < 0.4:
         voice = rng.choice(FLITE)
         return to_16k(*flite(sentence, voice, prosody)), sentence, f"flite:{voice}"

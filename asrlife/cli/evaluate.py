@@ -1,0 +1,66 @@
+"""asrlife evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asrlife.cli import console
+from asrlife.cli.options import AsJson, Changes, Model
+
+if TYPE_CHECKING:
+    from asrlife.evaluate.evaluation import Evaluation
+
+
+def evaluate(
+    manifest: Annotated[Path, typer.Argument(help='JSONL, one utterance a line: {"id", "audio", "text"}.')],
+    model: Model = "embedded:ctc",
+    adapt: Annotated[str, typer.Option(metavar="A[,A...]", help="Methods to compare: none, suta, dsuta.")] = "none",
+    changes: Changes = None,
+    noise: Annotated[str | None, typer.Option(metavar="FILE|DIR|white|pink|babble", help="Noise to mix in; needs --snr.")] = None,
+    snr: Annotated[float | None, typer.Option(metavar="DB", help="Speech over noise in dB; smaller is noisier.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help='Only rows with this "split".')] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N utterances.")] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="Chooses the excerpts of noise.")] = 0,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DIR/report.html and DIR/report.json.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure word error rates of adaptation methods on a manifest.
+
+    Every method hears the same utterances in the same order with the same
+    noise. The table has WER with its 95 % interval, CER, the kinds of errors
+    and the cost; differences between methods are paired by utterance. In JSON,
+    rates are fractions. A row that cannot be used is reported and the others
+    are scored: exit code 0, or 2 when none could be.
+
+    Example: asrlife evaluate test.jsonl --adapt none,suta,dsuta --noise pink --snr 10 --report out
+    """
+    names = [name.strip() for name in adapt.split(",") if name.strip()]
+    with console.results_only():
+        evaluation = _evaluated(manifest, model, names, changes or [], (noise, snr, seed), (split, limit))
+    for problem in evaluation.problems:
+        console.warn(problem)
+    page = None if report is None else evaluation.report().write(report)
+    if as_json:
+        console.emit(evaluation.to_json())
+    else:
+        evaluation.report().show(console.out())
+        if page is not None:
+            print(f"report: {page}")
+
+
+def _evaluated(
+    manifest: Path,
+    model: str,
+    names: list[str],
+    changes: list[str],
+    heard: tuple[str | None, float | None, int],
+    part: tuple[str | None, int | None],
+) -> Evaluation:
+    from asrlife.data.condition import Condition
+    from asrlife.recipe import evaluation
+
+    condition = Condition(*heard)
+    return evaluation.evaluate(model, evaluation.corpus_of(manifest, *part), names, changes, condition, console.err().is_terminal)

@@ -1,0 +1,1 @@
+"""Experiments written down as YAML: named steps, each of a known kind."""
