@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import multiprocessing
-import os
 import random
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from asrlife.audio.voices import Prosody, espeak, flite, has_flite
+from asrlife.audio.read import write
+from asrlife.audio.speak import speak
+from asrlife.audio.voices import Prosody, espeak, has_flite
+from asrlife.audio.waveform import Waveform
 from asrlife.errors import InputError
 from asrlife.files import atomic
 from asrlife.recipe.names import nearest
@@ -24,7 +23,6 @@ from asrlife.recipe.names import nearest
 VOICES = ("en-us+f3", "en-us+m3", "en-gb-x-rp+f2", "en-gb-scotland+m2")
 LANGUAGES = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-us-nyc", "en-gb-x-gbclan")
 FLITE = ("flite:slt", "flite:rms", "flite:awb", "flite:kal16", "flite:kal")
-RATE = 16_000  # Hz
 _PEAK = 0.5  # -6 dBFS, so that resampling never clips
 MANIFEST = "transcripts.jsonl"
 
@@ -76,43 +74,17 @@ def read_aloud(plans: Sequence[Reading], folder: Path, advance: Callable[[], Non
     missing = [plan for plan in plans if not (folder / plan.file).exists()]
     for _ in range(len(plans) - len(missing)):
         advance()
-    _speak_all(missing, folder, advance)
+    for plan in missing:
+        _keep(plan, folder)
+        advance()
     with atomic(folder / MANIFEST, "w") as file:
         file.writelines(json.dumps(_row(plan, folder), ensure_ascii=False) + "\n" for plan in plans)
     return folder / MANIFEST
 
 
-def _speak_all(plans: Sequence[Reading], folder: Path, advance: Callable[[], None]) -> None:
-    """Speak every sentence in a fresh process: espeak-ng keeps flutter and noise from sentence to sentence, and files must not."""
-    if not plans:
-        return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    workers = min(len(plans), len(os.sched_getaffinity(0)))
-    with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN), maxtasksperchild=1) as pool:
-        for plan, (samples, rate) in zip(plans, pool.imap(_speak, plans), strict=True):
-            _keep(plan, samples, rate, folder)
-            advance()
-
-
-def _speak(plan: Reading) -> tuple[np.ndarray, int]:
-    if plan.voice.startswith("flite:"):
-        return flite(plan.text, plan.voice.removeprefix("flite:"), plan.prosody)
-    import espeakng_loader
-
-    espeak("", plan.voice)  # starts the library, which takes the seed of its breath noise from the clock
-    ctypes.CDLL(espeakng_loader.get_library_path()).espeak_ng_SetRandSeed(ctypes.c_long(1))
-    return espeak(plan.text, plan.voice, plan.prosody)
-
-
-def _keep(plan: Reading, samples: np.ndarray, rate: int, folder: Path) -> None:
-    from asrlife.audio.read import write
-    from asrlife.audio.waveform import Waveform
-
-    if not samples.any():
-        raise InputError(f"voice {plan.voice!r} has nothing to say for {plan.text!r}; give words")
-    waveform = Waveform.from_pcm16(samples.astype("<i2").tobytes(), rate).resampled(RATE)
-    write(folder / plan.file, Waveform(waveform.samples * (_PEAK / np.abs(waveform.samples).max()), RATE))
+def _keep(plan: Reading, folder: Path) -> None:
+    waveform = speak(plan.text, plan.voice, plan.prosody)
+    write(folder / plan.file, Waveform(waveform.samples * (_PEAK / np.abs(waveform.samples).max()), waveform.rate))
 
 
 def _row(plan: Reading, folder: Path) -> dict[str, Any]:
