@@ -50,7 +50,8 @@ embedded: env
 	@$(BIN)/asrlife recipe run embedded
 
 stubs: env
-	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. proto/asrlife/v1/asrlife.proto
+	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. \
+	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. proto/asrlife/v1/asrlife.proto
 
 clean:
 	rm -rf .venv demo-report

@@ -1,0 +1,142 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from asrlife.audio.waveform import Waveform
+from asrlife.client.connection import ADDRESS, OPTIONS, failure, unreachable
+from asrlife.client.events import Event, event
+from asrlife.client.info import ServerInfo
+from asrlife.client.requests import Options, Piece, Timed, messages, messages_of, pieces
+from asrlife.client.transcript import Gathering, Transcript
+from asrlife.v1 import asrlife_pb2 as pb
+from asrlife.v1 import asrlife_pb2_grpc
+
+Audio = Waveform | str | Path | Iterable[Piece] | AsyncIterable[Piece]
+
+
+class AsyncClient:
+    """A connection to one server in the running event loop; raises InputError when none answers within `timeout` s."""
+
+    def __init__(self, address: str = ADDRESS, timeout: float = 5.0) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._channel: grpc.aio.Channel | None = None
+
+    async def info(self) -> ServerInfo:
+        """What the server is and has."""
+        try:
+            return ServerInfo.of(await (await self._stub()).GetServerInfo(pb.GetServerInfoRequest(), timeout=self._timeout))
+        except grpc.aio.AioRpcError as error:
+            raise failure(error.code(), error.details()) from error
+
+    async def transcribe(self, audio: Audio, **options: Any) -> Transcript:
+        """Stream all of `audio` and gather what comes back; options as in `stream`."""
+        gathering = Gathering()
+        async for found in self.stream(audio, **options):
+            gathering.add(found)
+        return gathering.transcript()
+
+    async def stream(self, audio: Audio, adapt: str = "none", realtime: bool = False, **options: Any) -> AsyncIterator[Event]:
+        """Client.stream for asyncio; `audio` may be an asynchronous iterable too."""
+        asked = Options(adapt=adapt, **options)
+        sending = _Sending(messages_of(audio, asked) if isinstance(audio, AsyncIterable) else _later(audio, asked), realtime)
+        call = (await self._stub()).StreamingRecognize(sending.requests())
+        verdict = _Verdict(call)
+        try:
+            async for response in call:
+                if (found := event(response)) is not None:
+                    yield found
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            if sending.error is not None:
+                raise sending.error from error
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise failure(verdict.code, verdict.details) from error
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close the connection; the next verb opens a new one."""
+        if self._channel is not None:
+            await self._channel.close(None)
+            self._channel = None
+
+    async def __aenter__(self) -> AsyncClient:
+        await self._stub()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _stub(self) -> Any:
+        if self._channel is None:
+            channel = grpc.aio.insecure_channel(self.address, options=OPTIONS)
+            try:
+                await asyncio.wait_for(channel.channel_ready(), self._timeout)
+            except (asyncio.TimeoutError, TimeoutError):
+                await channel.close(None)
+                raise unreachable(self.address) from None
+            self._channel = channel
+        return asrlife_pb2_grpc.SpeechAdaptStub(self._channel)
+
+
+async def _later(audio: Waveform | str | Path | Iterable[Piece], options: Options) -> AsyncIterator[Timed]:
+    for message in messages(pieces(audio), options):
+        yield message
+
+
+class _Sending:
+    """gRPC would swallow an error of the requests: it is kept for the caller."""
+
+    def __init__(self, timed: AsyncIterator[Timed], realtime: bool) -> None:
+        self.error: Exception | None = None
+        self._timed = timed
+        self._realtime = realtime
+
+    async def requests(self) -> AsyncIterator[pb.StreamingRequest]:
+        clock = asyncio.get_running_loop().time
+        due = clock()
+        try:
+            async for message, seconds in self._timed:
+                due += seconds
+                if self._realtime:
+                    await asyncio.sleep(max(0.0, due - clock()))
+                yield message
+        except Exception as error:
+            self.error = error
+            raise
+
+
+class _Verdict:
+    """The status that the server gave.
+
+    grpc.aio forgets it when a write fails after it has come (grpc/grpc#36066): callers then see INTERNAL, so it is kept when it comes.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self.code: grpc.StatusCode | None = None
+        self.details: str | None = None
+        call.add_done_callback(self._keep)
+
+    def _keep(self, call: Any) -> None:
+        if self.code is None:
+            self.code, self.details = _settled(call.code()), _settled(call.details())
+
+
+def _settled(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that has nothing left to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    finally:
+        coroutine.close()
+    return None

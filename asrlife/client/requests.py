@@ -1,0 +1,130 @@
+"""Sound and commands as messages of the protocol."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+from asrlife.audio.waveform import Waveform
+from asrlife.errors import InputError
+from asrlife.v1 import asrlife_pb2 as pb
+
+CHUNK = 0.1  # s of sound in one message
+_RATES = range(8_000, 48_001, 25)  # Hz, what servers take
+_USUAL_RATE = 16_000
+
+
+class Control(Enum):
+    """Commands that may stand between pieces of sound."""
+
+    FINALIZE = pb.FINALIZE_UTTERANCE
+    KEEPALIVE = pb.KEEPALIVE
+    RESET = pb.RESET_ADAPTATION
+    FREEZE = pb.FREEZE
+    UNFREEZE = pb.UNFREEZE
+
+
+Piece = Waveform | Control
+Timed = tuple[pb.StreamingRequest, float]  # a message, and the s of sound in it
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a stream is asked for.
+
+    `endpointing` "server" listens for pauses, "external" ends an utterance at Control.FINALIZE and at the end only. `interim` is the
+    least time between interim results in s, None for no such results. `words` asks for word times and confidences.
+    """
+
+    adapt: str = "none"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    endpointing: Literal["server", "external"] = "server"
+    interim: float | None = None
+    words: bool = False
+    speech_events: bool = False
+    model: str = ""
+
+    def config(self, rate: int) -> pb.StreamingConfig:
+        """The first message's content for sound at `rate` Hz."""
+        config = pb.StreamingConfig(encoding=pb.PCM16, sample_rate_hz=rate, channels=1, model=self.model, vad_events=self.speech_events)
+        config.word_times = config.word_confidence = self.words
+        config.endpointing.mode = _MODES[self._known_mode()]
+        if self.interim is not None:
+            config.interim.enable = True
+            config.interim.min_interval_ms = round(self.interim * 1000)
+        config.adaptation.method = self.adapt
+        config.adaptation.settings.update({name: str(value) for name, value in self.settings.items()})
+        return config
+
+    def _known_mode(self) -> str:
+        if self.endpointing not in _MODES:
+            raise InputError(f"endpointing {self.endpointing!r} is unknown; use one of {', '.join(_MODES)}")
+        return self.endpointing
+
+
+_MODES = {"server": pb.Endpointing.SERVER, "external": pb.Endpointing.EXTERNAL}
+
+
+def pieces(audio: Waveform | str | Path | Iterable[Piece]) -> Iterator[Piece]:
+    """Sound in any of the forms that clients take, one piece after the other; a file is read at 16 kHz."""
+    if isinstance(audio, str | Path):
+        from asrlife.audio.read import read
+
+        audio = read(Path(audio))
+    return iter([audio]) if isinstance(audio, Waveform) else iter(audio)
+
+
+def messages(audio: Iterator[Piece], options: Options) -> Iterator[Timed]:
+    """The whole of a stream's requests, `config` first and FINISH last."""
+    before = []
+    for piece in audio:
+        before.append(piece)
+        if isinstance(piece, Waveform):
+            break
+    rate = _stream_rate(before)
+    yield pb.StreamingRequest(config=options.config(rate)), 0.0
+    for piece in itertools.chain(before, audio):
+        yield from _cut(piece, rate)
+    yield pb.StreamingRequest(control=pb.FINISH), 0.0
+
+
+async def messages_of(audio: AsyncIterable[Piece], options: Options) -> AsyncIterator[Timed]:
+    """`messages` for pieces that come in their own time."""
+    rate: int | None = None
+    before: list[Piece] = []
+    async for piece in audio:
+        before.append(piece)
+        if rate is None and isinstance(piece, Waveform):
+            rate = _stream_rate(before)
+            yield pb.StreamingRequest(config=options.config(rate)), 0.0
+        if rate is not None:
+            for message in itertools.chain.from_iterable(_cut(each, rate) for each in before):
+                yield message
+            before.clear()
+    if rate is None:
+        for message in messages(iter(before), options):
+            yield message
+    else:
+        yield pb.StreamingRequest(control=pb.FINISH), 0.0
+
+
+def _stream_rate(before: list[Piece]) -> int:
+    rates = [piece.rate for piece in before if isinstance(piece, Waveform)]
+    return rates[0] if rates and rates[0] in _RATES else _USUAL_RATE
+
+
+def _cut(piece: Piece, rate: int) -> Iterator[Timed]:
+    if isinstance(piece, Control):
+        yield pb.StreamingRequest(control=pb.Control.ValueType(piece.value)), 0.0
+        return
+    if not isinstance(piece, Waveform):
+        raise InputError(f"a stream takes Waveform and Control, not {type(piece).__name__}")
+    data = piece.resampled(rate).pcm16()
+    step = 2 * round(CHUNK * rate)
+    for start in range(0, len(data), step):
+        content = data[start : start + step]
+        yield pb.StreamingRequest(audio=pb.Audio(content=content)), len(content) / (2 * rate)

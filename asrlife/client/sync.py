@@ -1,0 +1,110 @@
+"""The client for plain Python."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from asrlife.audio.waveform import Waveform
+from asrlife.client.connection import ADDRESS, OPTIONS, failure, unreachable
+from asrlife.client.events import Event, event
+from asrlife.client.info import ServerInfo
+from asrlife.client.requests import Options, Piece, Timed, messages, pieces
+from asrlife.client.transcript import Gathering, Transcript
+from asrlife.v1 import asrlife_pb2 as pb
+from asrlife.v1 import asrlife_pb2_grpc
+
+Audio = Waveform | str | Path | Iterable[Piece]
+
+
+class Client:
+    """A connection to one server; raises InputError when none answers within `timeout` s."""
+
+    def __init__(self, address: str = ADDRESS, timeout: float = 5.0) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._channel: grpc.Channel | None = None
+
+    def info(self) -> ServerInfo:
+        """What the server is and has."""
+        try:
+            return ServerInfo.of(self._stub().GetServerInfo(pb.GetServerInfoRequest(), timeout=self._timeout))
+        except grpc.RpcError as error:
+            raise failure(error.code(), error.details()) from error
+
+    def transcribe(self, audio: Audio, **options: Any) -> Transcript:
+        """Stream all of `audio` and gather what comes back; options as in `stream`."""
+        gathering = Gathering()
+        for found in self.stream(audio, **options):
+            gathering.add(found)
+        return gathering.transcript()
+
+    def stream(self, audio: Audio, adapt: str = "none", realtime: bool = False, **options: Any) -> Iterator[Event]:
+        """Send `audio`, and give events as they come; leaving the loop early cancels the stream.
+
+        `audio` is a sound, a file, or an iterable of sounds with Control between them. `realtime` sends it at the speed of speech.
+        Further options are those of `Options`: settings, endpointing, interim, words, speech_events, model. Raises InputError for what
+        the server refuses, ServerError when the server fails.
+        """
+        sending = _Sending(messages(pieces(audio), Options(adapt=adapt, **options)), realtime)
+        call = self._stub().StreamingRecognize(sending)
+        try:
+            for response in call:
+                if (found := event(response)) is not None:
+                    yield found
+        except grpc.RpcError as error:
+            raise sending.error or failure(error.code(), error.details()) from error
+        finally:
+            call.cancel()
+
+    def close(self) -> None:
+        """Close the connection; the next verb opens a new one."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def __enter__(self) -> Client:
+        self._stub()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _stub(self) -> Any:
+        if self._channel is None:
+            channel = grpc.insecure_channel(self.address, options=OPTIONS)
+            try:
+                grpc.channel_ready_future(channel).result(self._timeout)
+            except grpc.FutureTimeoutError:
+                channel.close()
+                raise unreachable(self.address) from None
+            self._channel = channel
+        return asrlife_pb2_grpc.SpeechAdaptStub(self._channel)
+
+
+class _Sending(Iterator[pb.StreamingRequest]):
+    """Runs in gRPC's thread, which would swallow an error: it is kept for the caller."""
+
+    def __init__(self, timed: Iterator[Timed], realtime: bool) -> None:
+        self.error: Exception | None = None
+        self._timed = timed
+        self._realtime = realtime
+        self._due: float | None = None
+
+    def __next__(self) -> pb.StreamingRequest:
+        try:
+            message, seconds = next(self._timed)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+        if self._realtime:
+            self._due = (self._due or time.monotonic()) + seconds
+            time.sleep(max(0.0, self._due - time.monotonic()))
+        return message

@@ -1,0 +1,226 @@
+"""Where utterances begin and end: by the server's ear (silero-vad), or by the client's word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from asrlife_server.sound import LISTENING_RATE, Resampler
+
+WINDOW = 512  # samples at 16 kHz that the detector judges at once
+Judge = Callable[[np.ndarray], float]  # a window (512,) at 16 kHz -> the probability of speech in it
+_RELEASE = 0.15  # speech, once begun, holds down to this much below the threshold
+
+
+@dataclass(frozen=True)
+class Began:
+    """Speech was noticed; `offset` is its first sample with the pre-roll, counted from the stream's start."""
+
+    offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """An utterance's samples [start, end) of the stream at the stream's own rate; `forced` when it was cut for its length."""
+
+    samples: np.ndarray
+    start: int
+    end: int
+    forced: bool = False
+
+
+class Endpointer(Protocol):
+    """Cuts a stream of samples into utterances."""
+
+    @property
+    def open(self) -> Segment | None:
+        """The utterance under way."""
+
+    def feed(self, samples: np.ndarray) -> list[Began | Segment]:
+        """Take samples at the stream's rate and say what began and ended in them."""
+
+    def flush(self) -> list[Segment]:
+        """End the utterance under way here."""
+
+
+class Tape:
+    """The samples of a stream from `start` on."""
+
+    def __init__(self) -> None:
+        self.start = 0
+        self._samples = np.zeros(0, np.float32)
+
+    @property
+    def end(self) -> int:
+        """One past the last sample."""
+        return self.start + len(self._samples)
+
+    def append(self, samples: np.ndarray) -> None:
+        """Add samples at the end."""
+        self._samples = np.concatenate([self._samples, samples])
+
+    def cut(self, start: int, end: int, forced: bool = False) -> Segment:
+        """Copy [start, end) and forget all before `end`."""
+        segment = self.copy(start, end, forced)
+        self.forget(end)
+        return segment
+
+    def copy(self, start: int, end: int, forced: bool = False) -> Segment:
+        """The samples of [start, end)."""
+        return Segment(self._samples[start - self.start : end - self.start].copy(), start, end, forced)
+
+    def forget(self, before: int) -> None:
+        """Drop what came before sample `before`."""
+        self._samples = self._samples[max(0, before - self.start) :]
+        self.start = max(self.start, before)
+
+
+class External:
+    """Ends an utterance only when told to, or when it has `longest` samples."""
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._tape = Tape()
+
+    @property
+    def open(self) -> Segment | None:
+        """Everything since the last end."""
+        return self._tape.copy(self._tape.start, self._tape.end) if self._tape.end > self._tape.start else None
+
+    def feed(self, samples: np.ndarray) -> list[Began | Segment]:
+        """Take samples; an utterance that has grown too long comes back cut."""
+        self._tape.append(samples)
+        cuts: list[Began | Segment] = []
+        while self._tape.end - self._tape.start > self._longest:
+            cuts.append(self._tape.cut(self._tape.start, self._tape.start + self._longest, forced=True))
+        return cuts
+
+    def flush(self) -> list[Segment]:
+        """End the utterance here; nothing where there are no samples."""
+        return [self._tape.cut(self._tape.start, self._tape.end)] if self._tape.end > self._tape.start else []
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When speech counts as an utterance; ms, and a probability."""
+
+    start_ms: int = 96
+    stop_ms: int = 480
+    longest_ms: int = 20_000
+    threshold: float = 0.5
+    pre_roll_ms: int = 300
+    post_roll_ms: int = 240
+
+
+class Listening:
+    """Ends utterances by `judge`, the probability of speech in one window of 512 samples at 16 kHz.
+
+    Speech begins after `start_ms` above the threshold, with the pre-roll before it, and ends after `stop_ms` below.
+    """
+
+    def __init__(self, judge: Judge, rate: int, rules: Rules) -> None:
+        self._judge = judge
+        self._rate = rate
+        self._rules = rules
+        self._resampler = Resampler(rate)
+        self._tape = Tape()
+        self._waiting = np.zeros(0, np.float32)  # at 16 kHz, less than a window
+        self._windows = 0
+        self._loud = 0  # windows of speech on end
+        self._quiet = 0  # windows of silence on end
+        self._spoken_until = 0
+        self._began: int | None = None
+
+    @property
+    def open(self) -> Segment | None:
+        """From the pre-roll to the newest sample, while somebody speaks."""
+        return None if self._began is None else self._tape.copy(self._began, self._tape.end)
+
+    def feed(self, samples: np.ndarray) -> list[Began | Segment]:
+        """Judge every window that is whole now."""
+        self._tape.append(samples)
+        self._waiting = np.concatenate([self._waiting, self._resampler.feed(samples)])
+        events: list[Began | Segment] = []
+        while len(self._waiting) >= WINDOW:
+            window, self._waiting = self._waiting[:WINDOW], self._waiting[WINDOW:]
+            events += self._turn(self._judge(window))
+        return events
+
+    def flush(self) -> list[Segment]:
+        """End the utterance at the newest sample; nothing where nobody speaks."""
+        return [] if self._began is None else [self._end(self._tape.end)]
+
+    def _turn(self, speech: float) -> list[Began | Segment]:
+        self._windows += 1
+        now = min(self._tape.end, self._windows * WINDOW * self._rate // LISTENING_RATE)
+        if self._began is None:
+            return self._turn_in_silence(speech, now)
+        return self._turn_in_speech(speech, now, self._began)
+
+    def _turn_in_silence(self, speech: float, now: int) -> list[Began | Segment]:
+        self._loud = self._loud + 1 if speech >= self._rules.threshold else 0
+        first = now - max(1, self._loud) * WINDOW * self._rate // LISTENING_RATE
+        earliest = max(self._tape.start, first - self._samples(self._rules.pre_roll_ms))
+        if self._milliseconds(self._loud) < self._rules.start_ms or not self._loud:
+            self._tape.forget(earliest)
+            return []
+        self._began, self._quiet, self._spoken_until = earliest, 0, now
+        return [Began(earliest)]
+
+    def _turn_in_speech(self, speech: float, now: int, began: int) -> list[Began | Segment]:
+        if speech >= self._rules.threshold:
+            self._quiet, self._spoken_until = 0, now
+        elif self._quiet or speech < self._rules.threshold - _RELEASE:
+            self._quiet += 1
+        if self._quiet and self._milliseconds(self._quiet) >= self._rules.stop_ms:
+            return [self._end(min(now, self._spoken_until + self._samples(self._rules.post_roll_ms)))]
+        longest = self._samples(self._rules.longest_ms)
+        if now - began >= longest:
+            self._began = began + longest
+            return [self._tape.cut(began, began + longest, forced=True)]
+        return []
+
+    def _end(self, at: int) -> Segment:
+        began, self._began, self._loud = self._began or 0, None, 0
+        return self._tape.cut(began, at)
+
+    def _samples(self, milliseconds: int) -> int:
+        return milliseconds * self._rate // 1000
+
+    @staticmethod
+    def _milliseconds(windows: int) -> float:
+        return windows * WINDOW * 1000 / LISTENING_RATE
+
+
+class Silero:
+    """silero-vad with the model of its wheel (MIT); the network is shared, every `ear` has a memory of its own."""
+
+    def __init__(self) -> None:
+        import torch
+        from silero_vad import load_silero_vad
+
+        self._network = load_silero_vad()._model  # the stateless 16 kHz network inside the wrapper, whose one memory streams would share
+        self._context = int(self._network.context_size_samples)
+        self._torch = torch
+        warm = self.ear()
+        for _ in range(3):  # the JIT compiles on its first calls
+            warm(np.zeros(WINDOW, np.float32))
+
+    def ear(self) -> Judge:
+        """A judge of windows (512,) for one stream."""
+        torch = self._torch
+        context = torch.zeros(1, self._context)
+        memory = torch.zeros(2, 1, 128)
+
+        def judge(window: np.ndarray) -> float:
+            nonlocal context, memory
+            with torch.no_grad():
+                heard = torch.cat([context, torch.from_numpy(window).reshape(1, WINDOW)], 1)
+                speech, memory = self._network(heard, memory)
+            context = heard[:, -self._context :]
+            return float(speech)
+
+        return judge

@@ -1,0 +1,37 @@
+"""Which fields of a request are honoured; every other one that is set is refused by its path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from asrlife_server.refusal import invalid
+
+HONOURED = frozenset(
+    """config.encoding config.sample_rate_hz config.channels config.language config.model config.max_alternatives config.word_times
+    config.word_confidence config.vad_events config.request_id
+    config.interim config.interim.enable config.interim.min_interval_ms
+    config.endpointing config.endpointing.mode config.endpointing.start_ms config.endpointing.stop_ms
+    config.endpointing.max_utterance_ms config.endpointing.threshold
+    config.adaptation config.adaptation.method config.adaptation.settings config.adaptation.refine_finals config.adaptation.persist
+    audio audio.content audio.sequence silence silence.duration_ms control config""".split()
+)
+
+
+def check(message: Message, path: str = "") -> None:
+    """Refuse a message in which a field is set that this server does not honour, or does not know."""
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        raise invalid(path or "request", f"field number {unknown[0].field_number} is not known to this server")
+    for name, value in _set_fields(message):
+        place = f"{path}.{name}" if path else name
+        if place not in HONOURED:
+            raise invalid(place, "not supported by this server; leave it unset")
+        if isinstance(value, Message):
+            check(value, place)
+
+
+def _set_fields(message: Message) -> Iterator[tuple[str, object]]:
+    return ((field.name, value) for field, value in message.ListFields())

@@ -1,0 +1,109 @@
+"""Start a server, keep it, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+import asrlife
+from asrlife.errors import InputError
+from asrlife.v1 import asrlife_pb2_grpc
+from asrlife_server.config import ServerConfig
+from asrlife_server.endpointing import Silero
+from asrlife_server.engine import Engine
+from asrlife_server.opening import Make
+from asrlife_server.service import NAME, Service
+
+_FAREWELL = 2.0  # s in which last messages may leave
+_ALL = ""  # what health calls the whole server
+
+
+class Server:
+    """A server in the running event loop; `model` and `make` may be given, otherwise they are what the settings name."""
+
+    def __init__(self, config: ServerConfig, model: Any = None, make: Make | None = None) -> None:
+        self.config = config
+        self.port = config.port
+        model, ear = model or asrlife.load(config.model), Silero().ear
+        self.engine = Engine(config.limits.queued_jobs, config.threads)
+        self.service = Service(config, model, self.engine, ear, make or _make())
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._server = grpc.aio.server(options=_options(config))
+
+    async def start(self) -> None:
+        """Take the port and serve; raises InputError where the port is taken."""
+        asrlife_pb2_grpc.add_SpeechAdaptServicer_to_server(self.service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self.port = self._bound()
+        await self._server.start()
+        await self._report(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Say NOT_SERVING, give live streams `grace` s, close them, stop."""
+        await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.service.drain(self.config.timeouts.grace_s if grace is None else grace)
+        await self._server.stop(_FAREWELL)
+        await asyncio.to_thread(self.engine.close)
+
+    def _bound(self) -> int:
+        address = f"{self.config.host}:{self.config.port}"
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        if not port:
+            self.engine.close()
+            raise InputError(f"cannot listen on {address}: the port is in use, or the host is not this machine's; choose another --port")
+        return int(port)
+
+    async def _report(self, status: int) -> None:
+        for name in (_ALL, NAME):
+            await self._health.set(name, status)
+
+
+def serve(config: ServerConfig) -> None:
+    """Serve until SIGTERM or SIGINT; prints the address once clients can come. A second signal does not wait for live streams."""
+    asyncio.run(_serve(config))
+
+
+async def _serve(config: ServerConfig) -> None:
+    server = Server(config)
+    await server.start()
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    print(f"asrlife: {config.model} on {config.host}:{server.port}", flush=True)
+    await stopping.wait()
+    stopping.clear()
+    leaving = asyncio.create_task(server.stop())
+    hurry = asyncio.create_task(stopping.wait())
+    await asyncio.wait([leaving, hurry], return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not leaving.done():
+        server.service.expire()
+    await leaving
+
+
+def _make() -> Make:
+    from asrlife.methods.online import make
+
+    return make
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        ("grpc.http2.bdp_probe", 0),  # with probing, a client can push 4 MiB that nobody reads
+        ("grpc.so_reuseport", 0),  # two servers on one port would share the clients without a word
+        ("grpc.max_receive_message_length", config.limits.message_bytes),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 2),
+    ]

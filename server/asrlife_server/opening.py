@@ -1,0 +1,162 @@
+"""The first message of a stream: what it asks for, checked, and what is in force."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asrlife.errors import InputError
+from asrlife.v1 import asrlife_pb2 as pb
+from asrlife_server.config import ServerConfig
+from asrlife_server.endpointing import Rules
+from asrlife_server.fields import check
+from asrlife_server.refusal import Refusal, invalid
+from asrlife_server.sound import Decoder, finest, float32, pcm16
+
+Make = Callable[[str, Mapping[str, Any], Any], Any]  # asrlife.methods.online.make
+
+ENCODINGS: Mapping[pb.Encoding.ValueType, Callable[[], Decoder]] = {pb.PCM16: pcm16, pb.FLOAT32: float32}
+_LOWEST, _HIGHEST = 8_000, 48_000  # Hz
+_FINEST = 1_920  # samples; rates that share no multiple of 25 Hz with 16 kHz would need a kernel of millions of numbers
+_IDENTIFIER = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SETTINGS, _SETTING_LENGTH = 64, 256
+_INTERVAL_MS, _LEAST_INTERVAL_MS = 300, 40
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What one stream runs with; `config` is the echo of every value in force."""
+
+    config: pb.StreamingConfig
+    rate: int
+    external: bool
+    rules: Rules
+    interval_ms: int | None
+    method: Any
+
+
+def opened_with(request: pb.StreamingRequest, server: ServerConfig, model: Any, make: Make) -> Opening:
+    """Check the first message; raises Refusal naming the field that is wrong."""
+    if request.WhichOneof("request") != "config":
+        raise invalid("config", "the first message of a stream must be `config`")
+    check(request)
+    config = pb.StreamingConfig()
+    config.CopyFrom(request.config)
+    _settle_audio(config)
+    _settle_model(config, model)
+    _settle_results(config)
+    rules = _settle_endpointing(config, server)
+    method = _settle_adaptation(config, server, model, make)
+    return Opening(
+        config=config,
+        rate=config.sample_rate_hz,
+        external=config.endpointing.mode == pb.Endpointing.EXTERNAL,
+        rules=rules,
+        interval_ms=config.interim.min_interval_ms if config.interim.enable else None,
+        method=method,
+    )
+
+
+def _settle_audio(config: pb.StreamingConfig) -> None:
+    if config.encoding not in ENCODINGS:
+        known = ", ".join(pb.Encoding.Name(each) for each in ENCODINGS)
+        named = pb.Encoding.Name(config.encoding) if config.encoding in pb.Encoding.values() else config.encoding
+        raise invalid("config.encoding", f"{named} is not supported; use one of {known}")
+    rate = config.sample_rate_hz
+    if not _LOWEST <= rate <= _HIGHEST:
+        raise invalid("config.sample_rate_hz", f"{rate} is not within {_LOWEST}..{_HIGHEST} Hz")
+    if finest(rate) > _FINEST:
+        raise invalid("config.sample_rate_hz", f"{rate} is not a multiple of 25 Hz; resample to 16000 Hz")
+    if config.channels > 1:
+        raise invalid("config.channels", f"{config.channels} channels; mix to one")
+    config.channels = 1
+
+
+def language(model: Any) -> str:
+    """The language a model hears, from its card; English where the card is silent."""
+    return str(model.card.get("language") or "en")
+
+
+def _settle_model(config: pb.StreamingConfig, model: Any) -> None:
+    spoken = language(model)
+    if config.language and config.language.split("-")[0].lower() != spoken.split("-")[0].lower():
+        raise invalid("config.language", f"{config.language[:40]!r} is not served; this server hears {spoken!r}")
+    if config.model and config.model != model.name:
+        raise Refusal("NOT_FOUND", f"config.model: {config.model[:80]!r} is not served; this server has {model.name!r}")
+    config.language, config.model = spoken, model.name
+
+
+def _settle_results(config: pb.StreamingConfig) -> None:
+    if config.max_alternatives > 1:
+        raise invalid("config.max_alternatives", f"{config.max_alternatives}; this server gives one")
+    config.max_alternatives = 1
+    if config.request_id and not _IDENTIFIER.fullmatch(config.request_id):
+        raise invalid("config.request_id", "use 1 to 128 of A-Z a-z 0-9 . _ : -")
+    interim = config.interim
+    if interim.HasField("min_interval_ms"):
+        if not interim.enable:
+            raise invalid("config.interim.min_interval_ms", "set config.interim.enable as well")
+        if interim.min_interval_ms < _LEAST_INTERVAL_MS:
+            raise invalid("config.interim.min_interval_ms", f"{interim.min_interval_ms} is below {_LEAST_INTERVAL_MS} ms")
+    elif interim.enable:
+        interim.min_interval_ms = _INTERVAL_MS
+
+
+def _settle_endpointing(config: pb.StreamingConfig, server: ServerConfig) -> Rules:
+    asked, default = config.endpointing, server.endpointing
+    if asked.mode not in pb.Endpointing.Mode.values():
+        raise invalid("config.endpointing.mode", f"{asked.mode} is no mode; use SERVER or EXTERNAL")
+    longest = _within(asked, "max_utterance_ms", server.limits.utterance_ms, (500, server.limits.utterance_ms))
+    if asked.mode == pb.Endpointing.EXTERNAL:
+        _refuse_listening(config)
+        asked.max_utterance_ms = longest
+        return Rules(longest_ms=longest)
+    asked.start_ms = _within(asked, "start_ms", default.start_ms, (32, 2000))
+    asked.stop_ms = _within(asked, "stop_ms", default.stop_ms, (64, 10_000))
+    asked.threshold = _within(asked, "threshold", default.threshold, (0.05, 0.95))
+    asked.max_utterance_ms = longest
+    return Rules(asked.start_ms, asked.stop_ms, longest, asked.threshold, default.pre_roll_ms, default.post_roll_ms)
+
+
+def _refuse_listening(config: pb.StreamingConfig) -> None:
+    for name in ("start_ms", "stop_ms", "threshold"):
+        if config.endpointing.HasField(name):
+            raise invalid(f"config.endpointing.{name}", "has no meaning with mode EXTERNAL; leave it unset or use SERVER")
+    if config.vad_events:
+        raise invalid("config.vad_events", "needs config.endpointing.mode SERVER")
+
+
+def _within(asked: Any, name: str, default: Any, borders: tuple[float, float]) -> Any:
+    value = getattr(asked, name) if asked.HasField(name) else default
+    if not borders[0] <= value <= borders[1]:
+        raise invalid(f"config.endpointing.{name}", f"{value} is not within {borders[0]}..{borders[1]}")
+    return value
+
+
+def _settle_adaptation(config: pb.StreamingConfig, server: ServerConfig, model: Any, make: Make) -> Any:
+    asked = config.adaptation
+    if asked.persist != pb.Adaptation.NONE:
+        raise invalid("config.adaptation.persist", "only NONE is supported: adaptation ends with the stream")
+    if asked.HasField("refine_finals") and not asked.refine_finals:
+        raise invalid("config.adaptation.refine_finals", 'false is not supported; method "none" gives no refinements')
+    if len(asked.settings) > _SETTINGS or any(len(text) > _SETTING_LENGTH for pair in asked.settings.items() for text in pair):
+        raise invalid("config.adaptation.settings", f"more than {_SETTINGS} settings, or one longer than {_SETTING_LENGTH}")
+    settings: dict[str, Any] = dict(server.adaptation.settings) if asked.method in ("", server.adaptation.method) else {}
+    asked.method = asked.method or server.adaptation.method
+    try:
+        method = make(asked.method, settings | dict(asked.settings), model)
+    except InputError as error:
+        raise invalid("config.adaptation", str(error)) from error
+    asked.settings.clear()
+    asked.settings.update(in_force(method))
+    asked.refine_finals = asked.method != "none"
+    return method
+
+
+def in_force(method: Any) -> dict[str, str]:
+    """The settings of a method as text."""
+    from dataclasses import fields, is_dataclass
+
+    return {each.name: str(getattr(method, each.name)) for each in fields(method) if each.name != "name"} if is_dataclass(method) else {}

@@ -1,0 +1,141 @@
+"""The gRPC service: who may open a stream, and what a stream says first and last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+import asrlife
+from asrlife.v1 import asrlife_pb2 as pb
+from asrlife.v1 import asrlife_pb2_grpc
+from asrlife_server import wire
+from asrlife_server.config import ServerConfig
+from asrlife_server.endpointing import Endpointer, External, Judge, Listening
+from asrlife_server.engine import Engine, Priority
+from asrlife_server.opening import ENCODINGS, Make, Opening, language, opened_with
+from asrlife_server.refusal import Refusal
+from asrlife_server.session import Session
+from asrlife_server.stream import Requests, Stream, Write, awaited
+
+NAME: str = pb.DESCRIPTOR.services_by_name["SpeechAdapt"].full_name
+_log = logging.getLogger("asrlife.server")
+
+
+class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
+    """Serves one model. `ear` makes a voice activity judge for one stream, `make` a method from its name and settings."""
+
+    def __init__(self, config: ServerConfig, model: Any, engine: Engine, ear: Callable[[], Judge], make: Make) -> None:
+        self.streams: dict[str, Stream] = {}
+        self.draining = False
+        self._config = config
+        self._model = model
+        self._base = model.fingerprint()
+        self._engine = engine
+        self._ear = ear
+        self._make = make
+        self._calls = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def StreamingRecognize(self, request_iterator: Requests, context: Any) -> None:  # type: ignore[override]
+        """See the protocol."""
+        try:
+            with self._place():
+                await self._serve(request_iterator, context.write)
+        except Refusal as refusal:
+            await context.abort(grpc.StatusCode[refusal.code], refusal.message)
+        except grpc.aio.BaseError:
+            _log.debug("a client went away", exc_info=True)
+        except Exception:
+            _log.exception("a stream failed")
+            await context.abort(grpc.StatusCode.INTERNAL, "the server failed on this stream; its log says why")
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.ServerInfo:
+        """See the protocol."""
+        from asrlife.methods.online import METHODS
+
+        return pb.ServerInfo(
+            version=asrlife.__version__,
+            models=[self._described()],
+            encodings=list(ENCODINGS),
+            adaptation_methods=list(METHODS),
+            limits=wire.limits(self._config),
+        )
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        """See the protocol."""
+        return pb.ListModelsResponse(models=[self._described()])
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new streams, give the live ones `grace` s to finish, then end them at their last committed utterance."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._quiet.wait(), grace)
+        except (asyncio.TimeoutError, TimeoutError):
+            self.expire()
+
+    def expire(self) -> None:
+        """End every live stream now."""
+        for stream in list(self.streams.values()):
+            stream.expire()
+
+    async def _serve(self, requests: Requests, write: Write) -> None:
+        stream = await self._opened(requests)
+        self.streams[stream.session.name] = stream
+        try:
+            await write(self._greeting(stream.session))
+            await stream.serve(requests, write)
+        finally:
+            del self.streams[stream.session.name]
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self.draining:
+            raise Refusal("UNAVAILABLE", "the server is stopping; open the stream elsewhere")
+        if self._calls >= self._config.limits.streams:
+            raise Refusal("RESOURCE_EXHAUSTED", f"{self._calls} streams are open, which is this server's limit; try again later")
+        self._calls += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._quiet.set()
+
+    async def _opened(self, requests: Requests) -> Stream:
+        first = await awaited(requests, self._config.timeouts.first_message_s, "first message")
+        if first is None:
+            raise Refusal("INVALID_ARGUMENT", "config: the stream ended before its first message, which must be `config`")
+        session = (await self._engine.run(Priority.HEAR, lambda: self._begin(first))).value
+        return Stream(session, self._engine, self._config.limits, self._config.timeouts)
+
+    def _begin(self, first: pb.StreamingRequest) -> Session:
+        opening = opened_with(first, self._config, self._model, self._make)
+        try:
+            state = opening.method.start(self._model)
+        except asrlife.InputError as error:
+            raise Refusal("INVALID_ARGUMENT", f"config.adaptation: {error}") from error
+        return Session(uuid.uuid4().hex, opening, self._model, self._endpointer(opening), state)
+
+    def _endpointer(self, opening: Opening) -> Endpointer:
+        if opening.external:
+            return External(opening.rules.longest_ms * opening.rate // 1000)
+        return Listening(self._ear(), opening.rate, opening.rules)
+
+    def _greeting(self, session: Session) -> pb.StreamingResponse:
+        opened = pb.Opened(session_id=session.name, config=session.opening.config, base_hash=self._base, state_version=session.version)
+        opened.limits.CopyFrom(wire.limits(self._config))
+        return pb.StreamingResponse(opened=opened)
+
+    def _described(self) -> pb.Model:
+        model = self._model
+        told = pb.Model(name=model.name, sample_rate_hz=model.rate, base_hash=self._base, language=language(model))
+        told.capabilities.extend(sorted(model.capabilities))
+        return told

@@ -1,0 +1,245 @@
+"""One stream as a state machine: sound and commands in, messages and work out. Knows no sockets, no threads and no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from asrlife.audio.read import defects
+from asrlife.audio.waveform import Waveform
+from asrlife.data.utterance import Utterance
+from asrlife.errors import InputError
+from asrlife.methods.online.method import Event
+from asrlife.text.hypothesis import Hypothesis
+from asrlife.v1 import asrlife_pb2 as pb
+from asrlife_server import wire
+from asrlife_server.endpointing import Began, Endpointer, Segment
+from asrlife_server.opening import ENCODINGS, Opening
+
+Messages = list[pb.StreamingResponse]
+_ODD = {"clipped": "clipped; lower the gain", "offset": "a constant offset; check the microphone", "quiet": "very quiet; raise the gain"}
+_NOTHING = Hypothesis("", (), (), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """An utterance that is to be recognised: whole, or (`whole` False) as far as it has come."""
+
+    index: int
+    segment: Segment
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Command:
+    """RESET_ADAPTATION, FREEZE or UNFREEZE, to be obeyed after the utterances before it."""
+
+    control: int
+
+
+@dataclass
+class Heard:
+    """What some sound led to: messages to send at once, and work in its order."""
+
+    messages: Messages = field(default_factory=list)
+    work: list[Spoken | Command] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one step of adaptation gave; nothing is kept before `Session.commit`."""
+
+    spoken: Spoken
+    hypothesis: Hypothesis | None
+    state: Any
+    events: tuple[Event, ...]
+
+
+@dataclass
+class Totals:
+    """What a stream has used, in s and counts."""
+
+    audio: float = 0.0
+    compute: float = 0.0
+    adaptation: float = 0.0
+    utterances: int = 0
+    steps: int = 0
+    resets: int = 0
+
+
+class Session:
+    """Holds one stream's audio, endpointing and adaptation state.
+
+    `hear`, `recognise` and `step` are model work and leave the adaptation state alone; `commit`, `obey` and `restart` change it at once.
+    """
+
+    def __init__(self, name: str, opening: Opening, model: Any, endpointer: Endpointer, state: Any) -> None:
+        self.name = name
+        self.opening = opening
+        self.totals = Totals()
+        self.version = 0
+        self.state = state
+        self.frozen = False
+        self._model = model
+        self._endpointer = endpointer
+        self._decoder = ENCODINGS[opening.config.encoding]()
+        self._received = 0  # samples
+        self._begun = 0  # utterances
+        self._shown = 0  # sample up to which an interim result was asked for
+        self._sequence: int | None = None
+
+    @property
+    def adapts(self) -> bool:
+        """Whether finals are refined."""
+        return bool(self.opening.config.adaptation.method != "none")
+
+    def hear(self, audio: pb.Audio) -> Heard:
+        """Take a chunk of sound."""
+        messages = self._gap(audio)
+        heard = self._feed(self._decoder.decode(audio.content))
+        return Heard(messages + heard.messages, heard.work)
+
+    def silence(self, milliseconds: int) -> Heard:
+        """Take silence that the client did not send sample by sample."""
+        return self._feed(np.zeros(milliseconds * self.opening.rate // 1000, np.float32))
+
+    def finalise(self) -> Heard:
+        """End the utterance under way."""
+        return self._sorted(list(self._endpointer.flush()))
+
+    def finish(self) -> Heard:
+        """End everything: the client has said that no more comes."""
+        heard = self.finalise()
+        if self._decoder.left_over:
+            text = f"{self._decoder.left_over} bytes at the end are no whole sample; they are dropped"
+            heard.messages.append(wire.warning("TRUNCATED_SAMPLE", "audio.content", text))
+        return heard
+
+    def recognise(self, spoken: Spoken) -> Hypothesis:
+        """The words of the base model, unadapted."""
+        if not spoken.segment.samples.any():
+            return _NOTHING
+        found: Hypothesis = self._model.transcribe([self._waveform(spoken)])[0]
+        return found
+
+    def step(self, spoken: Spoken) -> Step:
+        """Adapt to an utterance; digital silence teaches nothing, and neither does what the method cannot take."""
+        if not spoken.segment.samples.any():
+            return self._skip(spoken, "no speech")
+        utterance = Utterance(f"{self.name}/{spoken.index}", self._waveform(spoken))
+        try:
+            hypothesis, state, events = self.opening.method.step(self._model, self.state, utterance)
+        except InputError as error:
+            return self._skip(spoken, str(error))
+        return Step(spoken, hypothesis, state, events)
+
+    def hold(self, spoken: Spoken) -> Step:
+        """What stands in for a step while the stream is frozen."""
+        return self._skip(spoken, "frozen")
+
+    def told(self, spoken: Spoken, hypothesis: Hypothesis) -> pb.StreamingResponse:
+        """An interim or a final result."""
+        rate = self.opening.rate
+        result = pb.Result(utterance_index=spoken.index, is_final=spoken.whole)
+        result.alternatives.append(wire.alternative(hypothesis, self.opening.config, spoken.segment.start / rate))
+        result.start.CopyFrom(wire.duration(spoken.segment.start / rate))
+        result.end.CopyFrom(wire.duration(spoken.segment.end / rate))
+        return pb.StreamingResponse(result=result)
+
+    def commit(self, step: Step) -> Messages:
+        """Keep what a step learnt, whole, and say so; the version counts the changes of what is carried."""
+        if step.state is not self.state:
+            self.state, self.version = step.state, self.version + 1
+        self.totals.resets += sum(event.kind == "reset" for event in step.events)
+        stepped: Mapping[str, Any] = next((event.detail for event in step.events if event.kind == "stepped"), {})
+        self.totals.steps += int(stepped.get("steps", 0))
+        events = [wire.adapted(event, step.spoken.index, self.version) for event in step.events]
+        return ([self._refinement(step, step.hypothesis, stepped)] if step.hypothesis else []) + events
+
+    def obey(self, command: Command) -> None:
+        """Freeze or let go."""
+        self.frozen = command.control == pb.FREEZE
+
+    def restart(self, state: Any) -> Messages:
+        """Go back to `state`, the method's start."""
+        self.state, self.version = state, self.version + 1
+        self.totals.resets += 1
+        return [wire.adapted(Event("reset", {"reason": "requested"}), self.totals.utterances, self.version)]
+
+    def start(self) -> Any:
+        """The method's state before any utterance."""
+        return self.opening.method.start(self._model)
+
+    def closed(self, digest: str) -> pb.StreamingResponse:
+        """The last message of a stream."""
+        totals = self.totals
+        closed = pb.Closed(utterances=totals.utterances, steps=totals.steps, resets=totals.resets)
+        closed.state_version, closed.state_digest = self.version, digest
+        for name in ("audio", "compute", "adaptation"):
+            getattr(closed, name).CopyFrom(wire.duration(getattr(totals, name)))
+        return pb.StreamingResponse(closed=closed)
+
+    def _gap(self, audio: pb.Audio) -> Messages:
+        if not audio.HasField("sequence"):
+            return []
+        expected, self._sequence = self._sequence, audio.sequence + 1
+        if expected in (None, audio.sequence):
+            return []
+        return [wire.warning("DATA_LOSS", "audio.sequence", f"chunk {expected} was expected, {audio.sequence} came")]
+
+    def _feed(self, samples: np.ndarray) -> Heard:
+        self._received += len(samples)
+        self.totals.audio = self._received / self.opening.rate
+        heard = self._sorted(self._endpointer.feed(samples))
+        under_way = self._interim()
+        return Heard(heard.messages, heard.work + ([under_way] if under_way else []))
+
+    def _interim(self) -> Spoken | None:
+        if self.opening.interval_ms is None:
+            return None
+        segment = self._endpointer.open
+        if segment is None or segment.end - max(self._shown, segment.start) < self.opening.interval_ms * self.opening.rate // 1000:
+            return None
+        self._shown = segment.end
+        return Spoken(self._begun, segment, whole=False)
+
+    def _sorted(self, events: list[Began | Segment]) -> Heard:
+        heard = Heard()
+        for event in events:
+            if isinstance(event, Began):
+                self._say(heard, pb.SpeechEvent.BEGIN, event.offset)
+                continue
+            if event.forced:
+                heard.messages.append(wire.speech(pb.SpeechEvent.FORCED, event.end / self.opening.rate))
+            else:
+                self._say(heard, pb.SpeechEvent.END, event.end)
+            heard.messages.extend(self._oddities(event))
+            heard.work.append(Spoken(self._begun, event))
+            self._begun += 1
+        return heard
+
+    def _oddities(self, segment: Segment) -> Messages:
+        found = defects(Waveform(segment.samples, self.opening.rate))
+        return [wire.warning(name.upper(), "audio.content", f"utterance {self._begun}: {_ODD[name]}") for name in found if name in _ODD]
+
+    def _say(self, heard: Heard, kind: pb.SpeechEvent.Kind.ValueType, offset: int) -> None:
+        if self.opening.config.vad_events:
+            heard.messages.append(wire.speech(kind, offset / self.opening.rate))
+
+    def _waveform(self, spoken: Spoken) -> Waveform:
+        return Waveform(spoken.segment.samples, self.opening.rate).resampled(16_000)
+
+    def _skip(self, spoken: Spoken, reason: str) -> Step:
+        return Step(spoken, None, self.state, (Event("skipped", {"reason": reason}),))
+
+    def _refinement(self, step: Step, hypothesis: Hypothesis, stepped: Mapping[str, Any]) -> pb.StreamingResponse:
+        start = step.spoken.segment.start / self.opening.rate
+        refinement = pb.Refinement(utterance_index=step.spoken.index, steps=int(stepped.get("steps", 0)), state_version=self.version)
+        refinement.alternatives.append(wire.alternative(hypothesis, self.opening.config, start))
+        for name in ("entropy_before", "entropy_after"):
+            if name in stepped:
+                setattr(refinement, name, float(stepped[name]))
+        return pb.StreamingResponse(refinement=refinement)

@@ -1,0 +1,84 @@
+"""Bytes of a stream to samples, and samples to 16 kHz while they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import gcd
+
+import numpy as np
+
+from asrlife.audio.waveform import Waveform
+from asrlife_server.refusal import invalid
+
+LISTENING_RATE = 16_000  # Hz, what the voice activity detector and the recognisers hear
+_MARGIN = 8e-3  # s of context on either side of a block; wider than the resampling kernel at 8 kHz
+
+
+def finest(rate: int) -> int:
+    """The smallest number of samples at `rate` that is a whole number of samples at 16 kHz."""
+    return rate // gcd(rate, LISTENING_RATE)
+
+
+class Decoder:
+    """Turns chunks of bytes into float32 samples; a sample cut in two by a chunk's end waits for its other part."""
+
+    def __init__(self, parse: Callable[[bytes], np.ndarray], width: int) -> None:
+        self._parse = parse
+        self._width = width
+        self._carry = b""
+
+    @property
+    def left_over(self) -> int:
+        """Bytes of a sample whose end has not come."""
+        return len(self._carry)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Samples (n,) that are whole now."""
+        data = self._carry + data
+        whole = len(data) - len(data) % self._width
+        self._carry = data[whole:]
+        return self._parse(data[:whole])
+
+
+def pcm16() -> Decoder:
+    """Signed 16-bit little-endian, scaled as Waveform.from_pcm16 does it."""
+    return Decoder(lambda data: Waveform.from_pcm16(data, LISTENING_RATE).samples, 2)
+
+
+def float32() -> Decoder:
+    """Little-endian float32; NaN and infinity are refused."""
+    return Decoder(_finite, 4)
+
+
+def _finite(data: bytes) -> np.ndarray:
+    samples = np.frombuffer(data, "<f4").astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise invalid("audio.content", "FLOAT32 samples hold NaN or infinity; send finite samples with full scale at 1")
+    return samples
+
+
+class Resampler:
+    """Samples at `rate` Hz to samples at 16 kHz as they come; joined, the pieces equal the whole resampled at once up to its last 8 ms."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._unit = finest(rate)
+        self._unit_out = LISTENING_RATE * self._unit // rate
+        self._margin = int(-(-rate * _MARGIN // self._unit))  # in units
+        self._buffer = np.zeros(0, np.float32)
+        self._context = 0  # units at the buffer's start that are out already
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """The samples at 16 kHz that `samples` make certain."""
+        if self._rate == LISTENING_RATE:
+            return samples
+        self._buffer = np.concatenate([self._buffer, samples])
+        ready = len(self._buffer) // self._unit - self._margin - self._context
+        if ready <= 0:
+            return np.zeros(0, np.float32)
+        whole = Waveform(self._buffer, self._rate).resampled(LISTENING_RATE).samples
+        out = whole[self._context * self._unit_out : (self._context + ready) * self._unit_out]
+        keep = min(self._margin, self._context + ready)
+        self._buffer = self._buffer[(self._context + ready - keep) * self._unit :]
+        self._context = keep
+        return out

@@ -1,0 +1,206 @@
+"""One stream in time: requests are read, finals decoded and refinements made side by side, each in the order of the utterances."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from asrlife.v1 import asrlife_pb2 as pb
+from asrlife_server.config import Limits, Timeouts
+from asrlife_server.engine import Done, Engine, Priority
+from asrlife_server.fields import check
+from asrlife_server.outbox import Outbox
+from asrlife_server.refusal import Refusal, invalid
+from asrlife_server.session import Command, Heard, Session, Spoken
+
+_LINGER = 1.0  # s for the last responses of a stream that failed
+T = TypeVar("T")
+Requests = AsyncIterator[pb.StreamingRequest]
+Write = Callable[[pb.StreamingResponse], Awaitable[None]]
+
+
+async def awaited(requests: Requests, seconds: float, what: str) -> pb.StreamingRequest | None:
+    """The next request, None at the end; refused with DEADLINE_EXCEEDED when it takes longer than `seconds`."""
+    try:
+        return await asyncio.wait_for(anext(requests), seconds)
+    except StopAsyncIteration:
+        return None
+    except (asyncio.TimeoutError, TimeoutError):
+        raise Refusal("DEADLINE_EXCEEDED", f"no {what} for {seconds:g} s; send KEEPALIVE while there is nothing to say") from None
+
+
+class Stream:
+    """Drives a session between a client and the engine.
+
+    Every queue is bounded: when the engine is behind, requests are not read, and gRPC's window stops the client. Only FINISH ends a
+    stream; whatever else ends it leaves the session at its last committed utterance.
+    """
+
+    def __init__(self, session: Session, engine: Engine, limits: Limits, timeouts: Timeouts) -> None:
+        self.session = session
+        self._engine = engine
+        self._limits = limits
+        self._timeouts = timeouts
+        self._out = Outbox(limits.unread_responses)
+        self._finals: asyncio.Queue[Spoken | Command | None] = asyncio.Queue(limits.pending_utterances)
+        self._lessons: asyncio.Queue[Spoken | Command | None] = asyncio.Queue(limits.pending_utterances)
+        self._glances: asyncio.Queue[Spoken | None] = asyncio.Queue(1)
+        self._decoded = 0  # utterances whose final is out
+        self._expired = False
+        self._running: asyncio.Task[None] | None = None
+
+    async def serve(self, requests: Requests, write: Write) -> None:
+        """Answer until `closed` is sent; raises Refusal where the stream cannot go on."""
+        self._running = asyncio.create_task(self._run(requests))
+        self._running.add_done_callback(lambda _: self._out.close())
+        sending = asyncio.create_task(self._send_out(write))
+        try:
+            await asyncio.wait([self._running, sending], return_when=asyncio.FIRST_COMPLETED)
+            # a client that reads nothing holds `write` for ever
+            await asyncio.wait([sending], timeout=None if self._went_well() else _LINGER)
+            if sending.done():
+                sending.result()
+            if self._expired:
+                await write(await self._closed())
+                raise Refusal("UNAVAILABLE", "the server is stopping; the utterance under way was dropped")
+            await self._running
+        finally:
+            await _ended(self._running, sending)
+
+    def expire(self) -> None:
+        """End the stream at its last committed utterance, because the server stops."""
+        if self._running is not None and not self._running.done():
+            self._expired = True
+            self._running.cancel()
+
+    async def _run(self, requests: Requests) -> None:
+        tasks = [asyncio.create_task(part) for part in (self._read(requests), self._glance(), self._decode(), self._learn())]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await _ended(*tasks)
+        self._out.put(await self._closed())
+
+    async def _send_out(self, write: Write) -> None:
+        async for response in self._out.drained():
+            await write(response)
+
+    def _went_well(self) -> bool:
+        running = self._running
+        return running is not None and running.done() and not running.cancelled() and running.exception() is None
+
+    async def _closed(self) -> pb.StreamingResponse:
+        return self.session.closed(await asyncio.to_thread(self.session.state.digest))
+
+    async def _read(self, requests: Requests) -> None:
+        while True:
+            request = await awaited(requests, self._timeouts.idle_s, "audio")
+            if request is None:
+                raise Refusal("INVALID_ARGUMENT", "control: the stream ended without FINISH; the utterance under way was dropped")
+            check(request)
+            await self._take(request)
+            if request.WhichOneof("request") == "control" and request.control == pb.FINISH:
+                await self._finals.put(None)
+                await self._glances.put(None)
+                return
+
+    async def _take(self, request: pb.StreamingRequest) -> None:
+        kind = request.WhichOneof("request")
+        if kind == "audio":
+            self._check_size("audio.content", len(request.audio.content), self._limits.chunk_bytes, "bytes")
+            await self._hear(await self._listen(partial(self.session.hear, request.audio)))
+        elif kind == "silence":
+            self._check_size("silence.duration_ms", request.silence.duration_ms, self._limits.silence_ms, "ms")
+            await self._hear(await self._listen(partial(self.session.silence, request.silence.duration_ms)))
+        elif kind == "control":
+            await self._control(request.control)
+        else:
+            raise invalid(kind or "request", "sent twice; one stream has one config" if kind else "holds nothing; set one of its members")
+
+    async def _control(self, control: int) -> None:
+        if control == pb.FINALIZE_UTTERANCE:
+            await self._hear(await self._listen(self.session.finalise))
+        elif control == pb.FINISH:
+            await self._hear(await self._listen(self.session.finish))
+        elif control in (pb.RESET_ADAPTATION, pb.FREEZE, pb.UNFREEZE):
+            await self._finals.put(Command(control))
+        elif control != pb.KEEPALIVE:
+            raise invalid("control", f"{control} is no control of this server")
+
+    @staticmethod
+    def _check_size(field: str, size: int, limit: int, unit: str) -> None:
+        if size > limit:
+            raise Refusal("RESOURCE_EXHAUSTED", f"{field}: {size} {unit} are above the limit of {limit} {unit}; send smaller pieces")
+
+    async def _listen(self, call: Any) -> Heard:
+        heard: Heard = self._charged(await self._engine.run(Priority.HEAR, call))
+        return heard
+
+    async def _hear(self, heard: Heard) -> None:
+        for message in heard.messages:
+            self._out.put(message)
+        for work in heard.work:
+            if isinstance(work, Command) or work.whole:
+                await self._finals.put(work)
+            else:
+                self._offer(work)
+
+    def _offer(self, glance: Spoken) -> None:
+        if self._glances.full():
+            self._glances.get_nowait()  # the older one has not begun; the newer one says more
+        self._glances.put_nowait(glance)
+
+    async def _glance(self) -> None:
+        while (spoken := await self._glances.get()) is not None:
+            if spoken.index < self._decoded:
+                continue
+            found = self._charged(await self._engine.run(Priority.INTERIM, partial(self.session.recognise, spoken)))
+            if spoken.index >= self._decoded:
+                self._out.put(self.session.told(spoken, found))
+
+    async def _decode(self) -> None:
+        while (work := await self._finals.get()) is not None:
+            if isinstance(work, Spoken):
+                found = self._charged(await self._engine.run(Priority.FINAL, partial(self.session.recognise, work)))
+                self._decoded = work.index + 1
+                self.session.totals.utterances += 1
+                self._out.put(self.session.told(work, found))
+            await self._lessons.put(work)
+        await self._lessons.put(None)
+
+    async def _learn(self) -> None:
+        while (work := await self._lessons.get()) is not None:
+            if isinstance(work, Spoken):
+                await self._adapt(work)
+            elif work.control == pb.RESET_ADAPTATION:
+                state = (await self._engine.run(Priority.ADAPT, self.session.start)).value
+                self._send(self.session.restart(state))
+            else:
+                self.session.obey(work)
+
+    async def _adapt(self, spoken: Spoken) -> None:
+        if not self.session.adapts:
+            return
+        if self.session.frozen:
+            self._send(self.session.commit(self.session.hold(spoken)))
+            return
+        done = await self._engine.run(Priority.ADAPT, partial(self.session.step, spoken))
+        # no await from here on: an utterance is committed whole or not at all
+        self.session.totals.adaptation += done.seconds
+        self._send(self.session.commit(done.value))
+
+    def _send(self, messages: list[pb.StreamingResponse]) -> None:
+        for message in messages:
+            self._out.put(message)
+
+    def _charged(self, done: Done[T]) -> T:
+        self.session.totals.compute += done.seconds
+        return done.value
+
+
+async def _ended(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,80 @@
+"""Values of the library as messages of the protocol."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from asrlife.methods.online.method import Event
+from asrlife.text.hypothesis import Hypothesis
+from asrlife.v1 import asrlife_pb2 as pb
+from asrlife_server.config import ServerConfig
+
+_KINDS = {
+    "stepped": pb.AdaptationEvent.STEPPED,
+    "slow_committed": pb.AdaptationEvent.SLOW_COMMITTED,
+    "reset": pb.AdaptationEvent.RESET,
+    "skipped": pb.AdaptationEvent.SKIPPED,
+}
+
+
+def duration(seconds: float) -> Duration:
+    """Seconds to the nanosecond."""
+    value = Duration()
+    value.FromNanoseconds(round(seconds * 1e9))
+    return value
+
+
+def limits(server: ServerConfig) -> pb.Limits:
+    """What a client must keep to."""
+    return pb.Limits(
+        chunk_bytes=server.limits.chunk_bytes,
+        max_utterance_ms=server.limits.utterance_ms,
+        silence_ms=server.limits.silence_ms,
+        pending_utterances=server.limits.pending_utterances,
+        unread_responses=server.limits.unread_responses,
+        first_message_timeout=duration(server.timeouts.first_message_s),
+        idle_timeout=duration(server.timeouts.idle_s),
+        streams=server.limits.streams,
+    )
+
+
+def alternative(hypothesis: Hypothesis, config: pb.StreamingConfig, start: float) -> pb.Alternative:
+    """A hypothesis for an utterance that begins `start` s into the stream, with the parts that the client asked for."""
+    confidence = math.exp(min(0.0, hypothesis.score)) if hypothesis.tokens else 0.0
+    asked = config.word_times or config.word_confidence
+    words = [_word(word, config, start) for word in hypothesis.words] if asked else []
+    return pb.Alternative(transcript=hypothesis.text, words=words, confidence=confidence)
+
+
+def _word(word: Any, config: pb.StreamingConfig, start: float) -> pb.Word:
+    told = pb.Word(text=word.text)
+    if config.word_times:
+        told.start.CopyFrom(duration(start + word.start))
+        told.end.CopyFrom(duration(start + word.end))
+    if config.word_confidence:
+        told.confidence = word.confidence
+    return told
+
+
+def adapted(event: Event, index: int, version: int) -> pb.StreamingResponse:
+    """An adaptation event of utterance `index`, after which the state has `version`."""
+    told = pb.AdaptationEvent(kind=_KINDS[event.kind], utterance_index=index, state_version=version)
+    told.reason = str(event.detail.get("reason", ""))
+    for name in ("loss_before", "loss_after", "drift"):
+        if name in event.detail:
+            setattr(told, name, float(event.detail[name]))
+    told.detail.update(dict(event.detail))
+    return pb.StreamingResponse(adaptation_event=told)
+
+
+def warning(code: str, field: str, text: str) -> pb.StreamingResponse:
+    """Something that the client should know and that stops nothing."""
+    return pb.StreamingResponse(warning=pb.Warning(code=code, field=field, text=text))
+
+
+def speech(kind: pb.SpeechEvent.Kind.ValueType, offset: float) -> pb.StreamingResponse:
+    """Something heard `offset` s into the stream."""
+    return pb.StreamingResponse(speech_event=pb.SpeechEvent(kind=kind, offset=duration(offset)))

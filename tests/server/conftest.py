@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import zlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from asrlife.errors import InputError
+from asrlife.methods.online.method import Event
+from asrlife.text.hypothesis import Hypothesis, Word
+from asrlife.v1 import asrlife_pb2 as pb
+from asrlife.v1 import asrlife_pb2_grpc
+from asrlife_server.config import ServerConfig
+from asrlife_server.main import Server
+
+
+def _text(samples: np.ndarray) -> str:
+    return f"{len(samples)} {zlib.crc32(samples.tobytes())}"
+
+
+@dataclass
+class FakeModel:
+    """Says how long the audio is and which bits it has."""
+
+    name: str = "fake"
+    rate: int = 16_000
+    card: dict[str, Any] = field(default_factory=dict)
+    capabilities: frozenset[str] = frozenset({"emissions"})
+    heard: list[int] = field(default_factory=list)
+    tail: str = ""
+
+    def fingerprint(self) -> str:
+        return "fake-weights"
+
+    def transcribe(self, waveforms: list[Any]) -> list[Hypothesis]:
+        self.heard += [len(waveform.samples) for waveform in waveforms]
+        return [Hypothesis(_text(w.samples) + self.tail, (1,), (Word("w", 0.0, w.duration, 0.5),), -0.5) for w in waveforms]
+
+
+@dataclass(frozen=True)
+class FakeState:
+    seen: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self.seen).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class FakeMethod:
+    """Remembers the bits of every utterance; `hook` runs inside the step."""
+
+    name: str
+    gain: float = 1.0
+    hook: Callable[[], None] | None = None
+
+    def start(self, model: FakeModel) -> FakeState:
+        return FakeState()
+
+    def step(self, model: FakeModel, state: FakeState, utterance: Any) -> tuple[Hypothesis, FakeState, tuple[Event, ...]]:
+        if self.hook:
+            self.hook()
+        said = _text(utterance.waveform(16_000).samples)
+        new = FakeState((*state.seen, said))
+        detail = {"steps": 2, "loss_before": 1.0, "loss_after": 0.5, "entropy_before": 2.0, "entropy_after": 1.0, "before": said}
+        return Hypothesis(f"{said} after {len(state.seen)}", (1,), (), -0.1), new, (Event("stepped", detail),)
+
+
+@dataclass
+class Fakes:
+    model: FakeModel = field(default_factory=FakeModel)
+    hook: Callable[[], None] | None = None
+
+    def make(self, name: str, settings: Any = None, model: Any = None) -> FakeMethod:
+        if name not in ("none", "count"):
+            raise InputError(f"unknown method {name!r}; did you mean 'count'?")
+        if set(settings or {}) - {"gain"}:
+            raise InputError(f"{name}: unknown setting {min(set(settings) - {'gain'})!r}; did you mean 'gain'?")
+        return replace(FakeMethod(name, hook=self.hook), **{key: float(value) for key, value in (settings or {}).items()})
+
+
+class Talk:
+    """One raw stream; `ended` is the first status that came (grpc/grpc#36066 overwrites it after a failed write)."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.status: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
+        call.add_done_callback(self._keep)
+
+    def _keep(self, call: Any) -> None:
+        found = []
+        for coroutine in (call.code(), call.details()):
+            try:
+                coroutine.send(None)
+            except StopIteration as end:
+                found.append(end.value)
+        if not self.status.done():
+            self.status.set_result((found[0].name, found[1] or ""))
+
+    async def send(self, **member: Any) -> None:
+        await self.call.write(pb.StreamingRequest(**member))
+
+    async def say(self, samples: np.ndarray, chunk: int = 1600) -> None:
+        for start in range(0, len(samples), chunk):
+            await self.send(audio=pb.Audio(content=samples[start : start + chunk].astype("<i2").tobytes()))
+
+    async def next(self, kind: str) -> Any:
+        while True:
+            response = await self._read()
+            assert response is not grpc.aio.EOF, f"no {kind}: {await self.ended()}"
+            if response.WhichOneof("response") == kind:
+                return getattr(response, kind)
+
+    async def rest(self) -> list[pb.StreamingResponse]:
+        responses = []
+        while (response := await self._read()) is not grpc.aio.EOF:
+            responses.append(response)
+        return responses
+
+    async def _read(self) -> Any:
+        try:
+            return await asyncio.wait_for(self.call.read(), 20)
+        except grpc.aio.AioRpcError:
+            return grpc.aio.EOF
+
+    async def ended(self) -> tuple[str, str]:
+        return await asyncio.wait_for(self.status, 20)
+
+
+@dataclass
+class Loopback:
+    server: Server
+    channel: grpc.aio.Channel
+    fakes: Fakes
+
+    @property
+    def stub(self) -> Any:
+        return asrlife_pb2_grpc.SpeechAdaptStub(self.channel)
+
+    def talk(self) -> Talk:
+        return Talk(self.stub.StreamingRecognize())
+
+    async def opened(self, **fields: Any) -> Talk:
+        talk = self.talk()
+        await talk.send(config=config(**fields))
+        await talk.next("opened")
+        return talk
+
+    async def until_idle(self) -> None:
+        while self.server.service.streams:
+            await asyncio.sleep(0.01)
+
+
+def config(**fields: Any) -> pb.StreamingConfig:
+    asked: dict[str, Any] = {
+        "encoding": pb.PCM16,
+        "sample_rate_hz": 16_000,
+        "endpointing": pb.Endpointing(mode=pb.Endpointing.EXTERNAL),
+        "adaptation": pb.Adaptation(method="count"),
+    }
+    return pb.StreamingConfig(**{**asked, **fields})
+
+
+@pytest.fixture
+def asked() -> Callable[..., pb.StreamingConfig]:
+    return config
+
+
+@pytest.fixture
+def fakes() -> Fakes:
+    return Fakes()
+
+
+@pytest.fixture
+def noise() -> Callable[[int, int], np.ndarray]:
+    """int16 samples from a seed."""
+    return lambda seed, n: np.random.default_rng(seed).integers(-9000, 9000, n).astype(np.int16)
+
+
+@pytest.fixture
+async def serving(fakes: Fakes) -> AsyncIterator[Callable[..., Any]]:
+    """Starts servers with the fake model on free ports, and stops them."""
+    running: list[Loopback] = []
+
+    async def start(**settings: Any) -> Loopback:
+        server = Server(ServerConfig.read(None, {"port": 0, "model": "fake", **settings}), fakes.model, fakes.make)
+        await server.start()
+        running.append(Loopback(server, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}"), fakes))
+        return running[-1]
+
+    yield start
+    for loopback in running:
+        await loopback.channel.close()
+        await loopback.server.stop(0)

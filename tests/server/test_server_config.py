@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from asrlife.errors import InputError
+from asrlife_server.config import ServerConfig
+
+
+def test_flags_go_over_the_file_and_reach_into_groups(tmp_path):
+    path = tmp_path / "server.yaml"
+    path.write_text("model: some/folder\nport: 7000\nlimits:\n  streams: 3\n  chunk_bytes: 2048\n")
+    config = ServerConfig.read(path, {"port": 0, "host": None, "limits.streams": 5})
+    assert (config.model, config.port, config.host) == ("some/folder", 0, "127.0.0.1")
+    assert (config.limits.streams, config.limits.chunk_bytes, config.limits.silence_ms) == (5, 2048, 10_000)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("prt: 1", "unknown key 'prt'; did you mean 'port'?"),
+    ("limits: {chunk_byte: 1}", "limits: unknown key 'chunk_byte'; did you mean 'chunk_bytes'?"),
+    ("timeouts: {idle: 1}", "timeouts: unknown key 'idle'; did you mean 'idle_s'?"),
+    ("limits: 3", "limits: should be a mapping"),
+    ("port: 70000", "port: "),
+    ("threads: two", "threads: "),
+    ("endpointing: {threshold: 2}", "endpointing: threshold: "),
+])  # fmt: skip
+def test_a_wrong_key_or_value_is_one_line_with_the_place(tmp_path, text, words):
+    path = tmp_path / "server.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        ServerConfig.read(path)
+    assert words in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
