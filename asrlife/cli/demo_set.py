@@ -55,11 +55,11 @@ def _synthetic(folder: Path, count: int, seed: int) -> NoisySet:
     from asrlife.recipe.speech import read_aloud, readings
     from asrlife.text.grammar import Grammar
 
-    sentences = list(islice(Grammar.read(_grammar()).stream(seed + 4711), count))
+    sentences = list(islice(Grammar.read(_grammar()).stream(seed + 4711, "grid"), count))
     plans = readings(sentences, VOICES, seed)
     with console.progress("reading aloud", len(plans)) as advance:
         manifest = read_aloud(plans, folder, advance)
-    return _noisy(Corpus.read(manifest), MADE, MADE_SNR, seed, f"synthetic speech of {len(VOICES)} voices unknown to the model")
+    return _noisy(Corpus.read(manifest), MADE, MADE_SNR, seed, f"synthetic commands of {len(VOICES)} voices unknown to the model")
 
 
 def _noisy(clean: Corpus, noise: str, snr: float, seed: int, speech: str) -> NoisySet:

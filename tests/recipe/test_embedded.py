@@ -9,7 +9,7 @@ import pytest
 
 from asrlife.recipe.embedded import ctc, whisper
 from asrlife.recipe.embedded.augment import add_noise, augment, change_speed, normalise
-from asrlife.recipe.embedded.speech import HELD_OUT, RATE, VARIANTS, Speech, digit_strings, real
+from asrlife.recipe.embedded.speech import HELD_OUT, RATE, VARIANTS, Speech, digit_strings, is_open, real
 from asrlife.recipe.embedded.training import Schedule, batches, optimisers
 from asrlife.text.grammar import Grammar
 
@@ -73,6 +73,20 @@ def test_batches_keep_to_their_seconds() -> None:
     for _ in range(20):
         batch = next(stream)
         assert len(batch) * max(len(wave) for wave, _ in batch) / RATE < 12 * 1.35  # speed and padding come after the cut
+
+
+def test_batches_leave_out_what_is_too_long() -> None:
+    stream = batches([(speech_of(0.5, 3.0), 1.0)], seconds=12.0, seed=1, longest=1.0)
+    assert {text for _ in range(10) for _, text in next(stream)} == {"a0"}
+
+
+def test_open_sentences_are_neither_commands_nor_digits() -> None:
+    assert [is_open(t) for t in ("bin blue at f two now", "one two", "turn on the light", "set an alarm for one day")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_the_schedule_rises_and_falls() -> None:

@@ -18,7 +18,7 @@ def augment(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.3:
         wave = reverberate(wave, rng)
     if rng.random() < 0.6:
-        wave = add_noise(wave, rng.uniform(8, 35), rng)
+        wave = add_noise(wave, rng.uniform(3, 30), rng)
     return normalise(wave + 1e-4 * rng.standard_normal(len(wave), np.float32))
 
 
@@ -50,9 +50,15 @@ def reverberate(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def add_noise(wave: np.ndarray, snr: float, rng: np.random.Generator) -> np.ndarray:
-    """White, pink-like or red noise at `snr` dB of the whole utterance."""
-    noise = rng.standard_normal(len(wave), np.float32)
-    pole = rng.choice([0.0, 0.0, 0.7, 0.95])
-    noise = lfilter([1.0], [1.0, -pole], noise).astype(np.float32) if pole else noise
+    """Noise of any colour between white and red whose level wavers, at `snr` dB of the whole utterance."""
+    noise = lfilter([1.0], [1.0, -rng.uniform(0.0, 0.98)], rng.standard_normal(len(wave), np.float32)).astype(np.float32)
+    if rng.random() < 0.5:
+        noise *= wavering(len(wave), rng)
     gain = np.sqrt(wave.var() / (noise.var() * 10 ** (snr / 10) + 1e-12))
     return wave + gain * noise
+
+
+def wavering(n: int, rng: np.random.Generator) -> np.ndarray:
+    """A level that moves between 0.1 and 2 about eight times a second, shape (n,)."""
+    knots = rng.uniform(0.1, 2.0, n * 8 // RATE + 2)
+    return np.interp(np.arange(n), np.arange(len(knots)) * RATE / 8, knots).astype(np.float32)

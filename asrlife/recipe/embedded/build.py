@@ -27,10 +27,11 @@ class Embedded(Step):
     grammar: str = "recipe:grammar.yaml"
     commands: Path | None = None  # a manifest of real six-word commands
     digits: Path | None = None  # a manifest of single real digits
+    noise: Path | None = None  # to score the real commands under, never to train with
     sentences: Mapping[str, int] = {"test": 300, "dev": 150, "train": 14_000}
     strings: Mapping[str, int] = {"test": 120, "dev": 80, "train": 2_500}
     models: tuple[Name, ...] = ("ctc-tts", "ctc", "whisper")
-    steps: Mapping[str, PositiveInt] = {"ctc-tts": 3_000, "ctc": 3_500, "whisper-encoder": 800, "whisper": 2_000}
+    steps: Mapping[str, PositiveInt] = {"ctc-tts": 3_000, "ctc": 4_500, "whisper-encoder": 800, "whisper": 1_800}
     peak: Mapping[str, PositiveFloat] = {"ctc-tts": 1.2e-3, "ctc": 8e-4, "whisper": 8e-4}
     matrices: Mapping[str, PositiveFloat] = {"ctc": 2.5e-3, "whisper": 2.5e-3}  # peak of Muon; a model without one has AdamW alone
     size: Mapping[str, Mapping[str, int]] = {"ctc": {}, "whisper": {}}

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from asrlife.audio.waveform import Waveform
+from asrlife.data.condition import Condition
+from asrlife.data.utterance import Utterance
+from asrlife.files import atomic
 from asrlife.recipe.embedded import ctc, whisper
 from asrlife.recipe.embedded.export import export_ctc, export_whisper
 from asrlife.recipe.embedded.fitting import SHARES, load_weights
-from asrlife.recipe.embedded.speech import HELD_OUT, RATE, Speech
+from asrlife.recipe.embedded.speech import HELD_OUT, RATE, Speech, is_open
 
 if TYPE_CHECKING:
+    from asrlife.models.handle import Recogniser
     from asrlife.recipe.embedded.build import Embedded
 
 NAMES = {"tts": "synthetic, held-out sentences and voices", "grid": "real commands", "digits": "real digit strings"}
+NOISE_DB = 5.0
+Heard = Callable[[Waveform, str], Waveform]
 WARNING = "Small models for learning and testing, trained from scratch; real work names a real checkpoint."
 
 
@@ -32,9 +39,11 @@ def finish(name: str, settings: Embedded, speech: dict[str, Speech], out: Path) 
         model = ctc.build(**settings.size["ctc"])
         load_weights(model, out / f"{name}.pt")
         export_ctc(model, folder, {})
-    card = {**describe(name, settings, speech), "scores": score(folder, speech)}
+    card = {**describe(name, settings, speech), "scores": score(folder, speech, settings.noise)}
     path = folder / "card.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **card}, indent=2) + "\n")
+    card = {**json.loads(path.read_text(encoding="utf-8")), **card}
+    with atomic(path, "w") as file:
+        file.write(json.dumps(card, indent=2) + "\n")
     return card
 
 
@@ -57,18 +66,30 @@ def describe(name: str, settings: Embedded, speech: dict[str, Speech]) -> dict[s
     }
 
 
-def score(folder: Path, speech: dict[str, Speech]) -> list[dict[str, Any]]:
-    """WER and CER, as fractions, of greedy decoding without a language model on every test set."""
-    import jiwer
-
+def score(folder: Path, speech: dict[str, Speech], noise: Path | None = None) -> list[dict[str, Any]]:
+    """WER and CER, as fractions, of greedy decoding without a language model on every test set, the real commands under noise as well."""
     import asrlife
 
-    model, rows = asrlife.load(str(folder)), []
-    for kind, title in NAMES.items():
-        if (test := speech.get(f"{kind}_test")) is None:
-            continue
-        waves = [Waveform(np.ascontiguousarray(test[i]), RATE) for i in range(len(test))]
-        texts = [h.text for h in model.transcribe(waves)]
-        wer, cer = (round(float(rate(test.texts, texts)), 4) for rate in (jiwer.wer, jiwer.cer))
-        rows.append({"set": title, "utterances": len(test), "wer": wer, "cer": cer})
+    model = asrlife.load(str(folder))
+    sets = {title: speech[f"{kind}_test"] for kind, title in NAMES.items() if f"{kind}_test" in speech}
+    sets["synthetic, sentences of many words alone"] = speech["tts_test"].only(is_open)
+    rows = [rated(model, title, test, lambda wave, _: wave) for title, test in sets.items() if len(test)]
+    if noise is not None and noise.is_file() and "grid_test" in speech:
+        condition = Condition(str(noise), NOISE_DB, 0)
+        rows.append(rated(model, f"real commands, {condition.name}", speech["grid_test"], condition_of(condition)))
     return rows
+
+
+def condition_of(condition: Condition) -> Heard:
+    """A function that puts the noise of a condition into a waveform; the excerpt follows from the name it is given."""
+    return lambda wave, name: condition.apply(Utterance(name, wave)).waveform(RATE)
+
+
+def rated(model: Recogniser, title: str, test: Speech, heard: Heard) -> dict[str, Any]:
+    """One row of scores: what `model` makes of a set as it is heard."""
+    import jiwer
+
+    waves = [heard(Waveform(np.ascontiguousarray(test[i]), RATE), str(i)) for i in range(len(test))]
+    texts = [hypothesis.text for hypothesis in model.transcribe(waves)]
+    wer, cer = (round(float(rate(test.texts, texts)), 4) for rate in (jiwer.wer, jiwer.cer))
+    return {"set": title, "utterances": len(test), "wer": wer, "cer": cer}

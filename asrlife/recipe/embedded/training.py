@@ -32,6 +32,7 @@ class Schedule:
     warmup: int = 100
     floor: float = 0.03
     seconds: float = 48.0  # of audio in a batch
+    longest: float = 60.0  # s, of one utterance before augmentation
     seed: int = 1
 
     def share(self, step: int) -> float:
@@ -55,13 +56,14 @@ def optimisers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.O
     return [adam, torch.optim.Muon(matrices, lr=schedule.matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")]
 
 
-def batches(mixture: Mixture, seconds: float, seed: int) -> Iterator[Batch]:
-    """Yield augmented batches for ever: sources drawn by share, lengths alike within a batch."""
+def batches(mixture: Mixture, seconds: float, seed: int, longest: float = 60.0) -> Iterator[Batch]:
+    """Yield augmented batches for ever: sources drawn by share, lengths alike within a batch, none above `longest` seconds."""
     rng = np.random.default_rng(seed)
     shares = np.array([share for _, share in mixture])
     while True:
         which = rng.choice(len(mixture), 600, p=shares / shares.sum())
         pool = [(int(w), int(rng.integers(len(mixture[w][0])))) for w in which]
+        pool = [(w, i) for w, i in pool if mixture[w][0].seconds_of(i) <= longest]
         pool.sort(key=lambda wi: mixture[wi[0]][0].seconds_of(wi[1]))
         for group in rng.permutation(np.array(_cut(pool, mixture, seconds), dtype=object)):
             yield [(augment(mixture[w][0][i], rng), mixture[w][0].texts[i]) for w, i in group]
@@ -101,7 +103,7 @@ def fit(
     algorithms = optimisers(model, schedule)
     groups = [(group, group["lr"]) for algorithm in algorithms for group in algorithm.param_groups]
     first = _resume(model, algorithms, checkpoint)
-    stream, losses, started = batches(mixture, schedule.seconds, schedule.seed + first), [], time.time()
+    stream, losses, started = batches(mixture, schedule.seconds, schedule.seed + first, schedule.longest), [], time.time()
     for step in range(first, schedule.steps):
         for group, peak in groups:
             group["lr"] = peak * schedule.share(step)
