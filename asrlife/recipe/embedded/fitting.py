@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 LONGEST = 4.5  # s; slowed down and padded it still fits the window of six
 LATER = {"open": 0.62, "tts": 0.08, "grid": 0.14, "digits": 0.16}
-SHARES = {"ctc-tts": {"tts": 1.0}, "ctc": LATER, "whisper": LATER}
-SEEDS = {"ctc-tts": 1, "ctc": 2, "whisper-encoder": 3, "whisper": 4}
+LAST = {"open": 0.35, "tts": 0.05, "grid": 0.32, "digits": 0.28}
+SHARES = {"ctc-tts": {"tts": 1.0}, "ctc-mixed": LATER, "ctc": LAST, "whisper": LATER}
+ORIGIN = {"ctc-mixed": "ctc-tts", "ctc": "ctc-mixed"}
+SEEDS = {"ctc-tts": 1, "ctc-mixed": 2, "whisper-encoder": 3, "whisper": 4, "ctc": 5}
 
 
 def mixture(name: str, speech: dict[str, Speech]) -> Mixture:
@@ -37,12 +39,15 @@ def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
 
 
 def fit_ctc(name: str, settings: Embedded, speech: dict[str, Speech], out: Path) -> None:
-    """Train "ctc-tts" from the sinusoid bank, or "ctc" from the end of "ctc-tts"."""
+    """Train "ctc-tts" from the sinusoid bank, "ctc-mixed" from its end with real speech added, "ctc" from there with more of it."""
+    if name == "ctc":
+        fit_ctc("ctc-mixed", settings, speech, out)
     torch.manual_seed(1)
     model = ctc.build(**settings.size["ctc"])
-    if name == "ctc":
-        load_weights(model, out / "ctc-tts.pt")
-    schedule = Schedule(settings.steps[name], settings.peak[name], settings.matrices.get(name), seed=SEEDS[name])
+    if name in ORIGIN:
+        load_weights(model, out / f"{ORIGIN[name]}.pt")
+    warmup = 20 if name == "ctc" else 100
+    schedule = Schedule(settings.steps[name], settings.peak[name], settings.matrices.get(name), warmup, seed=SEEDS[name])
     watch = development(speech)
     fit(
         model,

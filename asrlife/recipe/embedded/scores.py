@@ -20,15 +20,16 @@ from asrlife.recipe.embedded.speech import HELD_OUT, RATE, Speech, is_open
 
 if TYPE_CHECKING:
     from asrlife.models.handle import Recogniser
-    from asrlife.recipe.embedded.build import Embedded
+    from asrlife.recipe.embedded.build import Embedded, Name
 
 NAMES = {"tts": "synthetic, held-out sentences and voices", "grid": "real commands", "digits": "real digit strings"}
+TRAININGS = {"ctc-tts": ["ctc-tts"], "ctc": ["ctc-tts", "ctc-mixed", "ctc"], "whisper": ["ctc-tts", "whisper-encoder", "whisper"]}
 NOISE_DB = 5.0
 Heard = Callable[[Waveform, str], Waveform]
 WARNING = "Small models for learning and testing, trained from scratch; real work names a real checkpoint."
 
 
-def finish(name: str, settings: Embedded, speech: dict[str, Speech], out: Path) -> dict[str, Any]:
+def finish(name: Name, settings: Embedded, speech: dict[str, Speech], out: Path) -> dict[str, Any]:
     """Write OUT/models/NAME with float16 weights, score what was written and put the scores on its card."""
     folder = out / "models" / name
     if name == "whisper":
@@ -47,7 +48,7 @@ def finish(name: str, settings: Embedded, speech: dict[str, Speech], out: Path) 
     return card
 
 
-def describe(name: str, settings: Embedded, speech: dict[str, Speech]) -> dict[str, Any]:
+def describe(name: Name, settings: Embedded, speech: dict[str, Speech]) -> dict[str, Any]:
     """What the model is and what it heard."""
     heard = {kind: speech[f"{kind}_train"] for kind in ("tts", "grid", "digits") if kind in SHARES[name] and f"{kind}_train" in speech}
     data = {
@@ -58,10 +59,11 @@ def describe(name: str, settings: Embedded, speech: dict[str, Speech]) -> dict[s
         "architecture": "Whisper" if name == "whisper" else "wav2vec2 CTC",
         "training": {
             "data": data,
-            "steps": settings.steps[name],
+            "steps": {training: settings.steps[training] for training in TRAININGS[name]},
             "voices_held_out": HELD_OUT,
             "real_splits": "train only; dev watched; test never used",
         },
+        "adaptation": settings.adaptation.get(name, {}),
         "warning": WARNING,
     }
 
