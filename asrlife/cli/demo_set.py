@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # voices that the embedded models never heard
 VOICES = ("en-us+f4", "en-us+m7", "en-us+Michael", "en-gb-x-rp+f4", "en-us+edward", "en-us+steph2")
-REAL, KITCHEN, KITCHEN_SNR = "speech-grid/transcripts.jsonl", "noise/audio/picovoice_kitchen.flac", 10.0  # dB
+REAL, KITCHEN, KITCHEN_SNR = "speech-grid/transcripts.jsonl", "noise/audio/picovoice_kitchen.flac", 5.0  # dB
 MADE, MADE_SNR = "pink", 10.0  # dB
 
 

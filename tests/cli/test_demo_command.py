@@ -21,7 +21,7 @@ def test_synthetic_speech_is_the_same_every_time(tmp_path: Path, monkeypatch: py
 
 def test_real_speech_is_taken_where_it_is(shared: Path, tmp_path: Path) -> None:
     noisy = noisy_set(tmp_path, 3, seed=0)
-    assert "real" in noisy.speech and noisy.condition.name == "picovoice_kitchen 10 dB"
+    assert "real" in noisy.speech and noisy.condition.name == "picovoice_kitchen 5 dB"
     assert all(utterance.split == "test" for utterance in noisy.corpus)
     assert list(tmp_path.iterdir()) == []
 
