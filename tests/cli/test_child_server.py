@@ -37,6 +37,8 @@ def test_a_server_that_ends_at_once_is_quoted(tmp_path: Path) -> None:
 
 
 SLEEPER = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 import sys, subprocess
 from pathlib import Path
 from asrlife.cli import child
