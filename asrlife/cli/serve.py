@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ def serve(
 
     Example: asrlife serve --model embedded:ctc --port 50051
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines would stand beside the one that says what is wrong
     from asrlife_server.config import ServerConfig
     from asrlife_server.main import serve as run
 
