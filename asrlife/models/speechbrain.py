@@ -82,7 +82,7 @@ def _recogniser(folder: Path) -> Mapping[str, Any]:
 
 
 def forget_lazy_modules() -> None:
-    """Drop SpeechBrain's placeholders of modules for absent packages: they raise ImportError at whatever walks over sys.modules."""
+    """Drop what SpeechBrain puts in the place of absent packages: its lazy modules raise ImportError at whatever walks over sys.modules."""
     for name, module in list(sys.modules.items()):
         if type(module).__module__ == "speechbrain.utils.importutils":
             del sys.modules[name]

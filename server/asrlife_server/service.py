@@ -52,7 +52,7 @@ class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
             await context.abort(grpc.StatusCode[refusal.code], refusal.message)
         except grpc.aio.BaseError:
             _log.debug("a client went away", exc_info=True)
-        except Exception:
+        except Exception:  # the last wall: whatever broke, its cause goes to the log and only this caller's stream ends
             _log.exception("a stream failed")
             await context.abort(grpc.StatusCode.INTERNAL, "the server failed on this stream; its log says why")
 

@@ -48,7 +48,7 @@ def vector(delta: Delta) -> Tensor:
     return torch.cat([(zeros | {key: value.dense() for key, value in delta.tensors.items()})[name].reshape(-1) for name in SHAPES])
 
 
-def same(one: Delta, other: Delta) -> None:
+def assert_same(one: Delta, other: Delta) -> None:
     assert one.base == other.base
     torch.testing.assert_close(vector(one), vector(other), rtol=1e-5, atol=ABSOLUTE)
 
@@ -59,15 +59,15 @@ ZERO = Delta("base", {})
 @settings(deadline=None)
 @given(deltas(), deltas(), deltas(), scales, scales)
 def test_deltas_are_a_vector_space(u: Delta, v: Delta, w: Delta, s: float, t: float) -> None:
-    same(u + v, v + u)
-    same((u + v) + w, u + (v + w))
-    same(u + ZERO, u)
-    same(u - u, ZERO)
-    same(u + -v, u - v)
-    same(s * (u + v), s * u + s * v)
-    same((s + t) * u, s * u + t * u)
-    same((s * t) * u, s * (t * u))
-    same(1.0 * u, u * 1)
+    assert_same(u + v, v + u)
+    assert_same((u + v) + w, u + (v + w))
+    assert_same(u + ZERO, u)
+    assert_same(u - u, ZERO)
+    assert_same(u + -v, u - v)
+    assert_same(s * (u + v), s * u + s * v)
+    assert_same((s + t) * u, s * u + t * u)
+    assert_same((s * t) * u, s * (t * u))
+    assert_same(1.0 * u, u * 1)
 
 
 @settings(deadline=None)
@@ -99,7 +99,7 @@ def test_a_restriction_and_the_rest_make_the_whole(u: Delta) -> None:
     assert all(name.startswith("b.") for name in part.tensors)
     rest = {name: value for name, value in u.tensors.items() if not name.startswith("b.")}
     assert torch.equal(vector(part + Delta("base", rest)), vector(u))
-    same(part.restrict(r"^b\."), part)
+    assert_same(part.restrict(r"^b\."), part)
 
 
 def test_by_hand() -> None:
