@@ -67,7 +67,7 @@ def _failure(error: Exception) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     if isinstance(error, ImportError) or (isinstance(error, OSError) and ".so" in str(error)):
-        console.fail(f"the installation is broken ({error}); make it again with `make env`, or reinstall asrlife")
+        console.fail(f"the installation is broken ({error}); make it again with `make clean env`, or reinstall asrlife")
         return 1
     if isinstance(error, OSError):
         console.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
