@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from asrlife.models.handle import Batch, Emissions, Handle, Weights, checked_opt
 from asrlife.models.rowwise import weighted
 from asrlife.models.states import States, before_head
 from asrlife.models.vocabulary import Vocabulary
-from asrlife.models.wav2vec2 import Network
+from asrlife.models.wav2vec2 import Network, Prepared
 
 if TYPE_CHECKING:
     from asrlife.audio.waveform import Waveform
@@ -38,6 +38,7 @@ class CtcRecogniser(Handle):
     frames: Frames
     normalised: bool = True
     masked: bool = True
+    _fixed: Prepared = field(default_factory=Prepared, init=False, repr=False)
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -75,17 +76,16 @@ class CtcRecogniser(Handle):
         if network is None:
             return batch
         with torch.no_grad():
-            known = {} if any(".pos_conv_embed." in name for name in names) else {"position": network.position()}
-            if not any(".feature_extractor." in name for name in names):
-                known["frames"] = network.front(batch.inputs, batch.lengths)
-        return replace(batch, known=known)
+            apart = any(".feature_extractor." in name for name in names)
+            known = {} if apart else {"frames": network.front(batch.inputs, batch.lengths)}
+        return replace(batch, known=known, fixed=self._fixed.of(network, names))
 
     def states(self, batch: Batch, layer: int | None = None, weights: Weights | None = None) -> States:
         """What the head is given, or the output of transformer layer `layer` (0: the input of the first), with gradient.
 
         Raises InputError for a network without `lm_head`, and for inner layers of any but wav2vec2 and HuBERT.
         """
-        network = Network.of(self.module, weights or {})
+        network = Network.of(self.module, weights or {}, batch.fixed)
         if network is not None:
             return self._encoded(network, batch, layer)
         if layer is not None:
@@ -97,7 +97,7 @@ class CtcRecogniser(Handle):
     def _encoded(self, network: Network, batch: Batch, layer: int | None = None) -> States:
         lengths = self.frames.count(batch.lengths)
         frames = batch.known["frames"] if "frames" in batch.known else network.front(batch.inputs, batch.lengths)
-        return States(network.encode(frames, lengths, batch.known.get("position"), layer), lengths)
+        return States(network.encode(frames, lengths, layers=layer), lengths)
 
     def _alone(self, batch: Batch, row: int, weights: Weights) -> Emissions:
         """One row without its padding."""
@@ -112,7 +112,7 @@ class CtcRecogniser(Handle):
 
     def emissions(self, batch: Batch, path: Tensor | None = None, weights: Weights | None = None) -> Emissions:
         """Differentiable logits (batch, frames, classes); what stands behind the last frame of a row means nothing."""
-        network = Network.of(self.module, weights or {})
+        network = Network.of(self.module, weights or {}, batch.fixed)
         if network is not None:
             states = self._encoded(network, batch)
             return Emissions(network.scores(states.values).float(), states.lengths)
@@ -144,7 +144,7 @@ class CtcRecogniser(Handle):
         if beam < 1:
             raise InputError(f"beam must be 1 (greedy) or more, not {beam}")
         with torch.inference_mode():
-            scored = emissions or self.emissions(batch, None, weights)
+            scored = emissions or self.emissions(batch if batch.fixed else self.cached(batch, tuple(weights or {})), None, weights)
             log_probs = self._heard(scored.logits.detach().log_softmax(-1).cpu())
         sizes = zip(batch.lengths.tolist(), scored.lengths.tolist(), strict=True)
         rows = [(row[:steps], self.clock(samples, steps)) for row, (samples, steps) in zip(log_probs, sizes, strict=True)]

@@ -27,13 +27,14 @@ Weights = Mapping[str, Tensor]  # by parameter name (rows, *shape): a row for ea
 class Batch:
     """Audio as a model takes it: `inputs` (batch, samples) or (batch, bands, frames), `mask` (batch, samples), `lengths` in samples.
 
-    `known` holds what the network makes of it whatever the tuned weights are.
+    `known` holds what the network makes of it whatever the tuned weights are, and `fixed` what the network's own weights are for them.
     """
 
     inputs: Tensor
     mask: Tensor | None
     lengths: Tensor
     known: Mapping[str, Tensor] = field(default_factory=dict)
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,8 @@ made once for an utterance and handed in again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asrlife.models.frames import Frames
-from asrlife.models.wav2vec2_blocks import attend, feed, joined, short, transposed
+from asrlife.models.wav2vec2_blocks import attend, feed, for_attention, for_feed_forward, short
 from asrlife.models.wav2vec2_convolutions import convolved, placed, placed_by_row, there_and_back
 
 _BODIES = {"Wav2Vec2ForCTC": "wav2vec2", "HubertForCTC": "hubert"}
+_SELECTIONS = 4  # of tuned parameters, for which second copies of the rest are kept
 _CONV_EPSILON = 1e-5  # the norms of the front-end do not follow layer_norm_eps
+
+Stamp = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +61,8 @@ class Network:
                 known["position"] = self.position()
             for layer in range(config.num_hidden_layers):
                 name = f"{self.body}.encoder.layers.{layer}"
-                known |= joined(f"{name}.attention", known, config.num_attention_heads)
-                known |= transposed(f"{name}.feed_forward", known)
+                known |= for_attention(f"{name}.attention", known, config.num_attention_heads)
+                known |= for_feed_forward(f"{name}.feed_forward", known)
         return known
 
     def position(self) -> Tensor:
@@ -80,7 +84,7 @@ class Network:
             frames = F.gelu(frames)
         return frames
 
-    def encode(self, frames: Tensor, lengths: Tensor, position: Tensor | None = None, layers: int | None = None) -> Tensor:
+    def encode(self, frames: Tensor, lengths: Tensor, layers: int | None = None) -> Tensor:
         """Hidden states (batch, frames, width) from the front-end's frames, of which `lengths` (batch,) are valid.
 
         Those behind the first `layers` transformer layers where that is given.
@@ -91,7 +95,7 @@ class Network:
         hidden = _behind(states, lengths)
         if hidden is not None:
             states = states.masked_fill(hidden[..., None], 0)
-        states = states + self._placed(states, self.known.get("position") if position is None else position)
+        states = states + self._placed(states)
         stable = config.do_stable_layer_norm
         if not stable:
             states = self._normed(states, f"{body}.encoder.layer_norm", config.layer_norm_eps)
@@ -113,7 +117,7 @@ class Network:
 
     def _attended(self, residual: Tensor, states: Tensor, name: str, hidden: Tensor | None) -> Tensor:
         heads = self.module.config.num_attention_heads
-        if f"{name}.inner.weight" in self.known and states.requires_grad and short(states):
+        if f"{name}.inner.weight" in self.known and short(states):
             return attend(residual, states, name, self.known, heads, hidden)
         parts = (self._linear(states, f"{name}.{part}_proj") for part in "qkv")
         query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)
@@ -127,14 +131,14 @@ class Network:
             return feed(residual, states, name, self.known)
         return residual + self._linear(F.gelu(self._linear(states, inner)), outer)
 
-    def _placed(self, states: Tensor, position: Tensor | None) -> Tensor:
+    def _placed(self, states: Tensor) -> Tensor:
         groups = self.module.config.num_conv_pos_embedding_groups
-        if position is None:
+        if "position" in self.known:
+            found = placed(states, self.known["position"], groups)
+        else:
             kernels = self._kernels()
             tuned = len(kernels) > 1 or kernels.requires_grad
             found = placed_by_row(states, kernels, groups) if tuned else placed(states, there_and_back(kernels[0], groups), groups)
-        else:
-            found = placed(states, position, groups)
         return F.gelu(found + self._row(f"{self._positional}.bias", 1)[:, None])
 
     def _kernels(self) -> Tensor:
@@ -181,6 +185,25 @@ class Network:
                 return place[name]
         owner, _, leaf = name.rpartition(".")
         found: Tensor = getattr(self.module.get_submodule(owner), leaf)
+        return found
+
+
+class Prepared:
+    """What `Network.prepared` found for one network, kept for as long as its tensors stay what they are."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, ...], tuple[Stamp, dict[str, Tensor]]] = OrderedDict()
+
+    def of(self, network: Network, tuned: Sequence[str]) -> Mapping[str, Tensor]:
+        """For these tuned parameters."""
+        key, stamp = tuple(tuned), tuple((tensor.data_ptr(), tensor._version) for tensor in network.module.parameters())
+        made_for, found = self._kept.pop(key, (None, {}))
+        if made_for != stamp:
+            with torch.inference_mode(False):  # or no later gradient could pass them
+                found = network.prepared(tuned)
+        self._kept[key] = stamp, found
+        while len(self._kept) > _SELECTIONS:
+            self._kept.popitem(last=False)
         return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -59,6 +60,7 @@ class _Convolution(torch.autograd.Function):
         return torch.bmm(windows, factors) if bias is None else torch.baddbmm(bias[:, None], windows, factors)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         frames, matrix = ctx.saved_tensors
         to_frames = to_kernel = to_bias = None
@@ -82,6 +84,7 @@ class _Placement(torch.autograd.Function):
         return _slid(frames, kernels[0], groups)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (kernels,) = ctx.saved_tensors
         return _slid(gradient, kernels[1], ctx.groups), None, None

@@ -173,7 +173,7 @@ def test_parameters_of_the_network_itself_can_be_trained(kind: str, norm: str) -
     ("scope", "samples", "gradients", "blocks"),
     [
         ("norms", SHORT[0], True, {"attend", "feed"}),
-        ("norms", SHORT[0], False, {"feed"}),
+        ("norms", SHORT[0], False, {"attend", "feed"}),
         ("norms", 2 * LONG[1], True, set()),
         ("norms+attention", SHORT[0], True, {"feed"}),
         ("norms+mlp", SHORT[0], True, {"attend"}),
@@ -200,6 +200,29 @@ def test_written_out_blocks_are_for_short_audio_and_what_is_not_tuned(
     with torch.set_grad_enabled(gradients):
         scores(module, weights, audio, lengths, prepared(module, names))
     assert called == blocks
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_the_states_behind_a_layer_are_those_of_transformers(stable: bool) -> None:
+    module = made("wav2vec2", "layer", stable)
+    names = select(module, "norms+features")
+    weights, (audio, lengths) = spread(module, names, 1), padded(SHORT[:1])
+    network = Network.of(module, weights, prepared(module, names))
+    assert network is not None
+    own = {name: tensor[0] for name, tensor in weights.items()}
+    theirs = torch.func.functional_call(module, own, (audio,), {"output_hidden_states": True}).hidden_states
+    counts = Frames.unpadded(module.config.conv_kernel, module.config.conv_stride).count(lengths)
+    for layer in range(2):
+        found = network.encode(network.front(audio, lengths), counts, layers=layer)
+        torch.testing.assert_close(found, theirs[layer], rtol=0, atol=1e-5)
+        for slope, wanted in zip(
+            *(
+                torch.autograd.grad(out.sum(), weights["wav2vec2.feature_projection.layer_norm.bias"], retain_graph=True)
+                for out in (found, theirs[layer])
+            ),
+            strict=True,
+        ):
+            torch.testing.assert_close(slope, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("sizes", [SHORT, LONG])
@@ -272,10 +295,23 @@ def test_what_is_kept_is_what_would_be_computed(
     model: Any = load(ctc_folder(kind, norm))
     batch = model.prepare(noises)
     known = model.cached(batch, model.select(scope))
-    assert set(known.known) >= kept
-    assert not any(tensor.requires_grad for tensor in known.known.values())
+    assert {*known.known, *known.fixed} >= kept
+    assert not any(tensor.requires_grad for tensor in (*known.known.values(), *known.fixed.values()))
     with torch.inference_mode():
         torch.testing.assert_close(model.emissions(known).logits, model.emissions(batch).logits, rtol=0, atol=1e-5)
+
+
+def test_what_is_kept_of_a_network_follows_its_weights(ctc_folder: Folder, noises: list[Waveform]) -> None:
+    model: Any = load(ctc_folder("wav2vec2", "layer"))
+    names = model.select("norms+features")
+    batch = model.cached(model.prepare(noises[1:2]), names)
+    assert model.cached(model.prepare(noises[1:2]), names).fixed is batch.fixed
+    with torch.no_grad():
+        model.module.get_parameter("wav2vec2.encoder.layers.0.feed_forward.output_dense.weight").mul_(3)
+    changed = model.cached(model.prepare(noises[1:2]), names)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.emissions(changed).logits, model.emissions(model.prepare(noises[1:2])).logits, rtol=0, atol=1e-5)
+        assert not torch.allclose(model.emissions(batch).logits, model.emissions(changed).logits, atol=1e-3)
 
 
 def test_other_networks_and_training_are_left_to_transformers(ctc_folder: Folder) -> None:

@@ -98,7 +98,7 @@ class _Phases:
         return self.taken >= self.method.steps and self.method.later_steps > 0
 
     def _forward(self, batch: Batch, path: Tensor | None) -> Emissions:
-        network = Network.of(self.model.module, self.rows.tensors)
+        network = Network.of(self.model.module, self.rows.tensors, batch.fixed)
         if self._late and self.method.consistency and network is not None and "frames" not in batch.known:
             self.frames = network.front(batch.inputs, batch.lengths)
             batch = replace(batch, known={**batch.known, "frames": self.frames})

@@ -226,6 +226,5 @@ def shifted(model: Recogniser) -> str:
 
 def _picked(batch: Batch, rows: Tensor) -> Batch:
     """Rows of a batch, each as often as it is named."""
-    known = {name: value if name == "position" else value[rows] for name, value in batch.known.items()}
     mask = None if batch.mask is None else batch.mask[rows]
-    return Batch(batch.inputs[rows], mask, batch.lengths[rows], known)
+    return Batch(batch.inputs[rows], mask, batch.lengths[rows], {name: value[rows] for name, value in batch.known.items()}, batch.fixed)

@@ -142,7 +142,9 @@ def test_nothing_is_learnt_from_nothing(method: Method, ctc: Any, samples: np.nd
     waveform = Waveform(samples.astype(np.float32), 16_000)
     hypothesis, new, events = method.step(ctc, state, Utterance("u", waveform))
     assert new.digest() == state.digest()
-    assert hypothesis == ctc.decode(ctc.prepare([waveform]))[0]
+    plain = ctc.decode(ctc.prepare([waveform]))[0]
+    # weights handed in at the source's values are multiplied in another order than the source's own
+    assert (hypothesis.text, hypothesis.tokens, hypothesis.score) == (plain.text, plain.tokens, pytest.approx(plain.score, abs=1e-5))
     if method.name != "none":
         assert [(event.kind, event.detail["reason"]) for event in events] == [("skipped", reason)]
 
