@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import ClassVar
@@ -16,18 +16,19 @@ from asrlife.audio.waveform import Waveform
 from asrlife.delta.rows import Rows, source
 from asrlife.methods.online.adam import Adam
 from asrlife.methods.online.bank import Bank
-from asrlife.methods.online.choice import average, choose, confidence, votes
+from asrlife.methods.online.choice import average, votes
 from asrlife.methods.online.descent import Descent, Heard
 from asrlife.methods.online.method import Event, Step
 from asrlife.methods.online.sequence import opening
 from asrlife.methods.online.settings import Count, Finite, NotNegative, Positive, Share
 from asrlife.methods.online.state import State, fresh
-from asrlife.methods.online.trial import ALONE, NAMES, SOURCE, STREAM, Candidate, Trial, Tried
+from asrlife.methods.online.trial import Candidate, Heeded, Trial, Tried
 from asrlife.models.handle import Recogniser
 from asrlife.text.hypothesis import Hypothesis
 
 _VECTORS = ("weights", "first", "second", "slope")
-_STANDING_MEMORY, _SURENESS_MEMORY = 0.9, 0.8  # some ten utterances, some five
+_MEMORY = 0.9  # of how sure somebody has been: some ten utterances
+_LEAST_SAID = 0.5  # of what the source says
 _STEP = 3.0  # forwards that a step costs, its backward among them
 
 
@@ -36,9 +37,9 @@ class Auto(Descent):
     """Three recognisers at once, and a choice between them that needs no labels; steps are spent where they can help.
 
     For each utterance: the source as it is; SUTA from the source (`steps`); fast steps (`fast_steps`) from weights that the stream has
-    learnt slowly in this sound, as Dynamic SUTA does (one step for every `buffer` utterances). The candidates vote by likelihood, the
-    surer ones more (`sharpness`), and their record in this sound counts (`trust`); where SUTA, for all its steps, is hardly surer than
-    the stream's own weights (less than 1 / `outright` times, lately), those are believed without a vote.
+    learnt slowly in this sound, as Dynamic SUTA does (one step for every `buffer` utterances). Their hypotheses are put to the vote of
+    all, and of the slow weights before any step, by likelihood. Where the slow weights have lately been surer than the source, in nats
+    less than `lead` times as unsure, the stream is believed without a vote and SUTA spared: no step sharpens that comparison.
 
     Learnt weights are kept in a bank by noise floor. A sound met before gets its own back at once where they suit it better than those
     at hand. A new one gets a place, and goes on from those at hand, when a test that may be looked at for ever says so: a false alarm
@@ -54,9 +55,7 @@ class Auto(Descent):
     steps: Count = 10
     fast_steps: Count = 5
     buffer: Count = 5
-    sharpness: NotNegative = 60.0
-    trust: NotNegative = 1.0
-    outright: Positive = 0.75
+    lead: NotNegative = 0.8
     places: Count = 4
     radius: Positive = 2.0
     alarm: Positive = 100.0
@@ -122,29 +121,34 @@ class Auto(Descent):
         with torch.no_grad():
             return self.losses(model, model.emissions(batch, path, rows)).blend
 
+    def standing(self, state: State, source: Candidate, slow: Candidate) -> tuple[tuple[float, ...], bool]:
+        """How sure the source and the slow weights have lately been in this sound (nats), and whether the stream leads."""
+        before = Bank.of(state.record["bank"]).here.sureness
+        sureness = average(before, (source.confidence, slow.confidence), _MEMORY)
+        # weights that have collapsed into silence are surer than any
+        says = len(slow.hypothesis.tokens) > len(source.hypothesis.tokens) * _LEAST_SAID
+        return sureness, says and sureness[1] >= self.lead * sureness[0]
+
     def _chosen(self, model: Recogniser, state: State, tried: Tried) -> tuple[Hypothesis, State, Event]:
-        """The hypothesis to believe, the state with the standing of the candidates, and what to say."""
-        plain, sound = tried.candidates[SOURCE], tried.sound
-        if tried.sure:
-            return plain.hypothesis, state, _skipped("confident", tried)
-        if max((float(confidence(tried.candidates[index].emissions)) for index in sound[1:]), default=-inf) < self.unheard:
-            return plain.hypothesis, state, _skipped(tried.candidates[ALONE].fault or "unheard", tried)
-        bank = Bank.of(state.record["bank"])
-        scores = votes(model, [(tried.candidates[index].emissions, tried.candidates[index].hypothesis) for index in sound], self.sharpness)
-        if len(sound) < len(NAMES):
-            best = sound[choose(scores, (), self.trust)]
-            return tried.candidates[best].hypothesis, state, _stepped(tried, best)
-        sureness = average(bank.here.sureness, [float(confidence(one.emissions)) for one in tried.candidates], _SURENESS_MEMORY)
-        led = sureness[ALONE] <= self.outright * sureness[STREAM]
-        best = STREAM if led else choose(scores, bank.here.standing, self.trust)
-        bank = bank.judged(average(bank.here.standing, scores, _STANDING_MEMORY), sureness)
-        return tried.candidates[best].hypothesis, state.updated(bank=asdict(bank)), _stepped(tried, best)
+        """The hypothesis to believe, the state with the standing of source and stream, and what to say."""
+        heeded, believable = tried.heeded, tried.believable
+        bank = Bank.of(state.record["bank"]).judged(heeded.sureness)
+        state, plain = state.updated(bank=asdict(bank)), heeded.source.hypothesis
+        if not tried.stepped:
+            return plain, state, _skipped("confident", tried)
+        if max((one.confidence for one in believable.values()), default=-inf) < self.unheard:
+            fault = next(iter(tried.stepped.values())).fault
+            return plain, state, _skipped(fault or "unheard", tried)
+        if not heeded.led:
+            believable = _elected(model, heeded, believable)
+        name = next(iter(believable))
+        return believable[name].hypothesis, state, _stepped(tried, name)
 
     def _learnt(self, model: Recogniser, state: State, tried: Tried, event: Event, own: Tensor) -> tuple[State, tuple[Event, ...]]:
         """What was understood goes into the buffer; a stream whose own weights fail where the source does not goes back to the source."""
         if event.kind != "stepped" or tried.slope is None:
             return state, ()
-        if STREAM not in tried.sound:
+        if "stream" not in tried.believable:
             back = state.updated({**fresh(own), "slope": None}, count=0, waiting=0)
             return back, (Event("reset", {"reason": "collapsed", "utterance": state.record["bank"]["clock"]}),)
         slopes, waiting = state.vectors.get("slope", 0.0) + tried.slope / self.buffer, state.record["waiting"] + 1
@@ -177,16 +181,26 @@ def _moved(state: State, here: int, there: int, own: bool) -> State:
     return state.updated({**away, **taken, **cleared}, **kept, **counts)
 
 
+def _elected(model: Recogniser, heeded: Heeded, believable: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """The one with the most likely hypothesis, in the judgement of all; the slow weights judge while what comes of them is believable."""
+    voters = {"source": heeded.source, **believable}
+    judges = [*voters.values(), *([heeded.slow] if "stream" in believable else [])]
+    scores = votes(model, [one.emissions for one in judges], [one.hypothesis for one in voters.values()])
+    name = max(zip(scores, range(len(scores)), voters, strict=True), key=lambda vote: (vote[0], -vote[1]))[2]
+    return {name: voters[name]}
+
+
 def _skipped(reason: str, tried: Tried) -> Event:
-    return Event("skipped", {"reason": reason, "stage": "fast", "before": tried.before.text})
+    return Event("skipped", {"reason": reason, "stage": "fast", "before": tried.heeded.slow.hypothesis.text})
 
 
-def _stepped(tried: Tried, best: int) -> Event:
-    one: Candidate = tried.candidates[best if best != SOURCE else ALONE]
+def _stepped(tried: Tried, name: str) -> Event:
+    """What the chosen candidate's steps did; where the source won, those that were taken in vain."""
+    one = tried.stepped.get(name) or next(iter(tried.stepped.values()))
     changes = {
         "loss_before": one.losses[0],
         "loss_after": one.losses[1],
         "entropy_before": one.entropies[0],
         "entropy_after": one.entropies[1],
     }
-    return Event("stepped", {"steps": one.steps, **changes, "before": tried.before.text, "chosen": NAMES[best]})
+    return Event("stepped", {"steps": one.steps, **changes, "before": tried.heeded.slow.hypothesis.text, "chosen": name})

@@ -15,14 +15,13 @@ _MEMORY = 50  # distances that an entry is judged by, and utterances that its ce
 class Place:
     """One sound: its noise floor in dB, how far its last utterances were from it (dB), how many there were and when the last.
 
-    `standing` is how the candidates of a choice have done in it, and `sureness` how sure they were.
+    `sureness` is how sure the recognisers have lately been in it.
     """
 
     floor: tuple[float, ...]
     distances: tuple[float, ...] = ()
     heard: int = 1
     latest: int = 0
-    standing: tuple[float, ...] = ()
     sureness: tuple[float, ...] = ()
 
     @classmethod
@@ -99,9 +98,9 @@ class Bank:
         """The sound that is heard now."""
         return self.places[self.now]
 
-    def judged(self, standing: Sequence[float], sureness: Sequence[float]) -> Bank:
-        """With the standing and the sureness of the candidates in the sound that is heard now."""
-        return self._put(self.now, replace(self.here, standing=tuple(standing), sureness=tuple(sureness)))
+    def judged(self, sureness: Sequence[float]) -> Bank:
+        """With the sureness of the recognisers in the sound that is heard now."""
+        return self._put(self.now, replace(self.here, sureness=tuple(sureness)))
 
     def _put(self, index: int, place: Place) -> Bank:
         places: Sequence[Place] = [place if at == index else other for at, other in enumerate(self.places)]

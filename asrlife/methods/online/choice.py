@@ -19,29 +19,21 @@ def confidence(emissions: Emissions) -> Tensor:
     return (logs * valid).sum(1) / valid.sum(1).clamp_min(1)
 
 
-def votes(model: Recogniser, scored: Sequence[tuple[Emissions, Hypothesis]], sharpness: float) -> list[float]:
-    """The score of each candidate's hypothesis for one utterance: what all candidates think of it, the surer ones more.
+def votes(model: Recogniser, judges: Sequence[Emissions], hypotheses: Sequence[Hypothesis]) -> list[float]:
+    """The score of each hypothesis for one utterance: its mean log-likelihood per frame under the emissions of all judges.
 
-    With L_mh the log-likelihood per frame of hypothesis h under the emissions of candidate m (all CTC alignments together) and c_m the
-    confidence of m, the score of h is sum_m w_m L_mh, w = softmax(sharpness * c). Sequence-to-sequence models score their own alone.
+    All CTC alignments count together. Sequence-to-sequence models score their own hypotheses alone.
     """
     if model.blank is None:
-        return [hypothesis.score for _, hypothesis in scored]
-    sure = torch.cat([confidence(emissions) for emissions, _ in scored])
-    likely = torch.stack([_likelihoods(emissions, [hypothesis for _, hypothesis in scored], model.blank) for emissions, _ in scored])
-    found: list[float] = (torch.softmax(sharpness * sure, 0)[:, None] * likely).sum(0).tolist()
+        return [hypothesis.score for hypothesis in hypotheses]
+    blank = model.blank
+    found: list[float] = torch.stack([_likelihoods(judge, hypotheses, blank) for judge in judges]).mean(0).tolist()
     return found
 
 
 def average(before: Sequence[float], now: Sequence[float], memory: float) -> tuple[float, ...]:
     """Moving averages that keep `memory` of themselves; the first are what there is."""
     return tuple(memory * old + (1 - memory) * new for old, new in zip(before, now, strict=True)) if before else tuple(now)
-
-
-def choose(scores: Sequence[float], standing: Sequence[float], trust: float) -> int:
-    """The candidate with the best score + trust * standing; the first of equals."""
-    totals = [score + trust * stood for score, stood in zip(scores, standing, strict=True)] if standing else list(scores)
-    return max(range(len(totals)), key=totals.__getitem__)
 
 
 def _likelihoods(emissions: Emissions, hypotheses: Sequence[Hypothesis], blank: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,9 +20,6 @@ from asrlife.text.hypothesis import Hypothesis
 if TYPE_CHECKING:
     from asrlife.methods.online.auto import Auto
 
-SOURCE, ALONE, STREAM = range(3)
-NAMES = ("source", "alone", "stream")
-
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -35,30 +32,46 @@ class Candidate:
     losses: tuple[float, float] = (0.0, 0.0)
     entropies: tuple[float, float] = (0.0, 0.0)
 
+    @property
+    def confidence(self) -> float:
+        """How sure it is, in nats."""
+        return float(confidence(self.emissions))
+
+
+@dataclass(frozen=True, eq=False)
+class Heeded:
+    """What the source and the weights of the stream say of an utterance before any step, how sure the two have been lately in this
+    sound (nats), and whether the stream is to be believed without a vote."""
+
+    source: Candidate
+    slow: Candidate
+    sureness: tuple[float, ...]
+    led: bool
+
+    @property
+    def sure(self) -> float:
+        """How sure the source is, in nats."""
+        return self.source.confidence
+
 
 @dataclass(frozen=True, eq=False)
 class Tried:
-    """The candidates for one utterance in the order of NAMES (the source alone where it was sure), what the stream's weights heard
-    before any step, and the gradient (P,) at them."""
+    """One utterance as heard before any step, what SUTA ("alone") and the fast weights of the stream made of it in theirs, and the
+    gradient (P,) at the stream's weights. No step is needed where the source is sure, and no SUTA where the stream leads."""
 
-    candidates: list[Candidate]
-    before: Hypothesis
+    heeded: Heeded
+    stepped: Mapping[str, Candidate] = field(default_factory=dict)
     slope: Tensor | None = None
 
     @property
-    def sure(self) -> bool:
-        """Whether no step was needed."""
-        return self.slope is None
-
-    @property
-    def sound(self) -> list[int]:
-        """The candidates that may be believed; the source always may."""
-        return [index for index, one in enumerate(self.candidates) if not one.fault]
+    def believable(self) -> dict[str, Candidate]:
+        """The candidates that took steps and may be believed, by name."""
+        return {name: one for name, one in self.stepped.items() if not one.fault}
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A batch of utterances: rows 0..n-1 at the source `own` (P,), rows n..2n-1 at what each stream has learnt."""
+    """A batch of utterances, each heard by the source `own` (P,) and by what its stream has learnt."""
 
     method: Auto
     model: Recogniser
@@ -67,42 +80,49 @@ class Trial:
 
     def run(self, steps: int) -> list[Tried]:
         """Hear everything once, then take up to `steps` steps for what the source is not sure of."""
-        heard, count = self.heard, len(self.heard)
-        names = heard[0].state.names
-        rows = Rows.of(self.model.module, names, torch.cat([self.own.expand(count, -1), self._stacked("weights", heard)]))
-        batch = self._batch(list(range(count)) * 2, names)
+        count = len(self.heard)
+        names = self.heard[0].state.names
+        rows = Rows.of(self.model.module, names, torch.cat([self.own.expand(count, -1), self._stacked("weights", range(count))]))
+        heeded, path = self._heeded(rows)
+        unsure = [index for index, one in enumerate(heeded) if steps and one.sure < self.method.confident]
+        tried = self._stepped(unsure, heeded, rows, path, steps) if unsure else {}
+        return [tried.get(index, Tried(one)) for index, one in enumerate(heeded)]
+
+    def _heeded(self, rows: Rows) -> tuple[list[Heeded], Tensor | None]:
+        count = len(self.heard)
+        batch = self._batch(list(range(count)) * 2, rows.names)
         start, path = opening(self.model, batch, rows.tensors, self.method.beam)
         with torch.no_grad():
             first = self.model.emissions(batch, path, rows.tensors)
         texts = start or self.model.decode(batch, first)
-        sure = (confidence(first)[:count] >= self.method.confident).tolist()
-        plain = [Candidate(_row(first, index), texts[index]) for index in range(count)]
-        found = {index: Tried([plain[index]], texts[count + index]) for index in range(count) if sure[index] or not steps}
-        unsure = [index for index in range(count) if index not in found]
-        if unsure:
-            both = [*unsure, *(count + index for index in unsure)]
-            tried = self._stepped(unsure, rows.values[both], None if path is None else path[both], [texts[row] for row in both], steps)
-            for index, (alone, stream, slope) in zip(unsure, tried, strict=True):
-                found[index] = Tried([plain[index], alone, stream], texts[count + index], slope)
-        return [found[index] for index in range(count)]
+        found = [Candidate(_row(first, row), text) for row, text in enumerate(texts)]
+        pairs = zip(self.heard, found[:count], found[count:], strict=True)
+        return [Heeded(plain, slow, *self.method.standing(one.state, plain, slow)) for one, plain, slow in pairs], path
 
-    def _stepped(
-        self, members: Sequence[int], values: Tensor, path: Tensor | None, before: Sequence[Hypothesis], steps: int
-    ) -> list[tuple[Candidate, Candidate, Tensor]]:
-        """SUTA and the stream's candidate of each member, and its slope; the first steps are taken side by side."""
-        count, heard = len(members), [self.heard[index] for index in members]
-        rows = Rows.of(self.model.module, heard[0].state.names, values)
-        first, second = (torch.cat([torch.zeros_like(m), m]) for m in (self._stacked("first", heard), self._stacked("second", heard)))
-        counts = [0] * count + [int(one.state.record["count"]) for one in heard]
-        adam = Adam(rows.values, first, second, counts, self.method.lr, self.method.spans(self.model, rows.names))
-        batch = self._batch([*members, *members], rows.names)
-        course = self._course(batch, path, rows, adam, min(steps, self.method.fast_steps))
-        found = self._candidates(batch, path, rows, course, before, 0)
-        alone, stream = found[:count], found[count:]
-        if steps > self.method.fast_steps:
-            part = None if path is None else path[:count]
-            alone = self._further(members, rows, adam, part, alone, before[:count], steps - self.method.fast_steps)
-        return list(zip(alone, stream, course.slope[count:], strict=True))
+    def _stepped(self, members: Sequence[int], heeded: Sequence[Heeded], rows: Rows, path: Tensor | None, steps: int) -> dict[int, Tried]:
+        """The candidates of each member; SUTA's, where there is a choice, and the stream's take their first steps side by side."""
+        alone = [index for index in members if not heeded[index].led]
+        order = [*alone, *members]
+        chosen = [*alone, *(len(self.heard) + index for index in members)]
+        before = [(heeded[row].source if at < len(alone) else heeded[row].slow).hypothesis for at, row in enumerate(order)]
+        on = Rows.of(self.model.module, rows.names, rows.values[chosen])
+        adam = self._adam(on.values, len(alone), members)
+        part = None if path is None else path[chosen]
+        batch = self._batch(order, rows.names)
+        course = self._course(batch, part, on, adam, min(steps, self.method.fast_steps))
+        found = self._candidates(batch, part, on, course, before, 0)
+        if alone and steps > self.method.fast_steps:
+            found[: len(alone)] = self._further(alone, on, adam, part, found[: len(alone)], before, steps - self.method.fast_steps)
+        mine = {index: {"alone": one} for index, one in zip(alone, found, strict=False)}
+        theirs = zip(members, found[len(alone) :], course.slope[len(alone) :], strict=True)
+        return {index: Tried(heeded[index], {**mine.get(index, {}), "stream": one}, slope) for index, one, slope in theirs}
+
+    def _adam(self, values: Tensor, alone: int, members: Sequence[int]) -> Adam:
+        """Fresh moments for the first `alone` rows, those of its stream for each other."""
+        kept = {key: self._stacked(key, members) for key in ("first", "second")}
+        first, second = (torch.cat([torch.zeros_like(values[:alone]), kept[key]]) for key in ("first", "second"))
+        counts = [0] * alone + [int(self.heard[index].state.record["count"]) for index in members]
+        return Adam(values, first, second, counts, self.method.lr, self.method.spans(self.model, self.heard[0].state.names))
 
     def _further(
         self, members: Sequence[int], rows: Rows, adam: Adam, path: Tensor | None, found: Sequence[Candidate],
@@ -114,8 +134,7 @@ class Trial:
             return list(found)
         on = Rows.of(self.model.module, rows.names, rows.values[going])
         counts = [adam.counts[index] for index in going]
-        spans = self.method.spans(self.model, rows.names)
-        rest = Adam(on.values, adam.first[going], adam.second[going], counts, self.method.lr, spans)
+        rest = Adam(on.values, adam.first[going], adam.second[going], counts, self.method.lr, adam.spans)
         batch = self._batch([members[index] for index in going], rows.names)
         part = None if path is None else path[going]
         course = self._course(batch, part, on, rest, steps)
@@ -146,8 +165,8 @@ class Trial:
     def _batch(self, members: Sequence[int], names: tuple[str, ...]) -> Batch:
         return self.model.cached(self.model.prepare([self.heard[index].waveform for index in members]), names)
 
-    def _stacked(self, key: str, heard: Sequence[Heard]) -> Tensor:
-        return torch.stack([one.state[key] for one in heard])
+    def _stacked(self, key: str, members: Sequence[int]) -> Tensor:
+        return torch.stack([self.heard[index].state[key] for index in members])
 
 
 def _row(emissions: Emissions, index: int) -> Emissions:

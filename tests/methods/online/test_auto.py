@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,13 @@ from asrlife.delta.rows import source
 from asrlife.methods.online import Dsuta, Event, State, Suta, Unadapted, make, run
 from asrlife.methods.online.auto import Auto
 from asrlife.methods.online.bank import Bank
+from asrlife.methods.online.trial import Candidate
+from asrlife.models.handle import Emissions
+from asrlife.text.hypothesis import Hypothesis
 
 Stream = Callable[[int], list[Utterance]]
+NOTHING = Hypothesis("", (), (), 0.0)
+WORD = Hypothesis("ab", (1, 2), (), 0.0)
 QUICK = Auto(lr=1e-3, steps=4, fast_steps=2, buffer=2, unheard=-9.0, confident=0.0)
 
 
@@ -40,8 +45,8 @@ def test_its_candidates_are_the_source_suta_and_dsuta(ctc: Any, stream: Stream) 
     plain = [hypothesis.text for _, hypothesis, _ in run(Unadapted(), ctc, utterances)]
     found = list(run(method, ctc, utterances))
     by_name = {"alone": alone, "stream": fast, "source": plain}
-    chosen = [next(str(event.detail["chosen"]) for event in events if event.kind == "stepped") for _, _, events in found]
-    assert [hypothesis.text for _, hypothesis, _ in found] == [by_name[name][index] for index, name in enumerate(chosen)]
+    names = [next(str(event.detail["chosen"]) for event in events if event.kind == "stepped") for _, _, events in found]
+    assert [hypothesis.text for _, hypothesis, _ in found] == [by_name[name][index] for index, name in enumerate(names)]
     assert len({*alone, *fast, *plain}) > len(plain)  # or nothing was shown
 
 
@@ -52,14 +57,34 @@ def test_its_slow_weights_are_those_of_dsuta(ctc: Any, stream: Stream) -> None:
     assert ours.state.record["count"] == theirs.state.record["count"] == 3
 
 
-def test_a_trusted_stream_is_believed_without_a_vote(ctc: Any, stream: Stream) -> None:
-    chosen = [
-        event.detail["chosen"]
-        for _, _, events in run(replace(QUICK, outright=1e-9), ctc, stream(4))
-        for event in events
-        if event.kind == "stepped"
-    ]
-    assert chosen == ["stream"] * 4
+def chosen(method: Auto, ctc: Any, utterances: list[Utterance]) -> list[tuple[object, object]]:
+    events = [event for _, _, found in run(method, ctc, utterances) for event in found if event.kind == "stepped"]
+    return [(event.detail["chosen"], event.detail["steps"]) for event in events]
+
+
+def test_a_stream_that_leads_is_believed_without_a_vote(ctc: Any, stream: Stream) -> None:
+    assert chosen(replace(QUICK, lead=1e9), ctc, stream(4)) == [("stream", 2)] * 4
+
+
+def test_a_stream_leads_where_its_weights_are_surer_before_any_step(ctc: Any, stream: Stream) -> None:
+    method = replace(QUICK, lead=0.9)
+    start = method.start(ctc)
+    source, slow = (Candidate(Emissions(scale * torch.eye(5)[None], torch.tensor([5])), WORD) for scale in (2.0, 3.0))
+    assert source.confidence < slow.confidence < 0
+    sureness, led = method.standing(_met(method, start, stream(1)[0]), source, slow)
+    assert sureness == (source.confidence, slow.confidence)
+    assert led == (slow.confidence / source.confidence <= 0.9) is True
+    assert not replace(method, lead=0.1).standing(_met(method, start, stream(1)[0]), source, slow)[1]
+    assert not method.standing(_met(method, start, stream(1)[0]), slow, source)[1]
+    assert not method.standing(_met(method, start, stream(1)[0]), source, replace(slow, hypothesis=NOTHING))[1]
+
+
+def test_what_a_stream_was_sure_of_lately_counts_for_nine_tenths(ctc: Any, stream: Stream) -> None:
+    met = _met(QUICK, QUICK.start(ctc), stream(1)[0])
+    known = met.updated(bank=asdict(Bank.of(met.record["bank"]).judged((-1.0, -2.0))))
+    here = Candidate(Emissions(torch.zeros(1, 3, 5), torch.tensor([3])), NOTHING)
+    sureness, _ = QUICK.standing(known, here, here)
+    assert sureness == pytest.approx((-0.9 - 0.1 * np.log(5), -1.8 - 0.1 * np.log(5)))
 
 
 def test_no_step_where_the_source_is_sure(ctc: Any, stream: Stream) -> None:
@@ -95,9 +120,7 @@ def test_no_time_no_steps(ctc: Any, stream: Stream) -> None:
 
 
 def test_convergence_spares_the_rest_of_the_steps(ctc: Any, stream: Stream) -> None:
-    method = replace(QUICK, outright=1e9, trust=0.0, converged=1.0)
-    steps = [event.detail for _, _, events in run(method, ctc, stream(4)) for event in events if event.kind == "stepped"]
-    assert {detail["steps"] for detail in steps} == {2}
+    assert {steps for _, steps in chosen(replace(QUICK, lead=0.0, converged=1.0), ctc, stream(4))} == {2}
 
 
 def test_drift_is_capped(ctc: Any, stream: Stream) -> None:
@@ -158,6 +181,11 @@ def test_settings_come_from_the_card_and_are_checked(ctc: Any) -> None:
     assert make("auto", {"max_latency_ms": "200", "steps": "3"}).steps == 3  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="drift"):
         make("auto", {"drift": "-1"})
+
+
+def _met(method: Auto, state: State, utterance: Utterance) -> State:
+    """In the place of the utterance's sound."""
+    return method._placed(object(), _heard(state, utterance))[0]  # type: ignore[arg-type]
 
 
 def _heard(state: State, utterance: Utterance) -> Any:

@@ -80,5 +80,5 @@ def test_the_longest_unheard_place_makes_room() -> None:
 
 
 def test_through_json() -> None:
-    bank = after(Bank(), 0.0, 5).opened(np.full(BANDS, 9.0), 4)[0].judged((0.1, 0.2, 0.3), (-0.1, -0.2, -0.3))
+    bank = after(Bank(), 0.0, 5).opened(np.full(BANDS, 9.0), 4)[0].judged((-0.1, -0.2, -0.3))
     assert Bank.of(json.loads(json.dumps(asdict(bank)))) == bank

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrlife.methods.online.choice import average, choose, confidence, votes
+from asrlife.methods.online.choice import average, confidence, votes
 from asrlife.models.ctc_decode import likelihood
 from asrlife.models.handle import Emissions
 from asrlife.text.hypothesis import Hypothesis
@@ -32,29 +32,20 @@ def test_confidence_is_the_mean_of_the_best_log_probability_over_valid_steps() -
     assert confidence(Emissions(logits, torch.tensor([2]))).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_votes_are_likelihoods_weighted_by_sureness() -> None:
-    scored = [(emissions(1), said(1, 2)), (emissions(2, 6.0), said(3))]
-    sure = torch.cat([confidence(one) for one, _ in scored])
-    weights = torch.softmax(10 * sure, 0)
-    logs = [one.logits[0, :6].log_softmax(-1) for one, _ in scored]
-    by_hand = [sum(float(w) * likelihood(log, tokens, 0) / 6 for w, log in zip(weights, logs, strict=True)) for tokens in ((1, 2), (3,))]
-    assert votes(MODEL, scored, 10.0) == pytest.approx(by_hand, abs=1e-5)
+def test_votes_are_the_mean_likelihood_under_all_judges() -> None:
+    judges, hypotheses = [emissions(1), emissions(2, 6.0), emissions(3)], [said(1, 2), said(3)]
+    logs = [one.logits[0, :6].log_softmax(-1) for one in judges]
+    by_hand = [sum(likelihood(log, tokens, 0) / 6 for log in logs) / 3 for tokens in ((1, 2), (3,))]
+    assert votes(MODEL, judges, hypotheses) == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_nothing_said_has_a_likelihood_too() -> None:
-    assert all(value < 0 for value in votes(MODEL, [(emissions(1), said()), (emissions(2), said(1))], 1.0))
+    assert all(value < 0 for value in votes(MODEL, [emissions(1), emissions(2)], [said(), said(1)]))
 
 
 def test_sequence_models_vote_for_themselves() -> None:
     model: Any = SimpleNamespace(blank=None)
-    assert votes(model, [(emissions(1), said(1, score=-0.5)), (emissions(2), said(2, score=-0.25))], 9.0) == [-0.5, -0.25]
-
-
-def test_choose_adds_the_standing() -> None:
-    assert choose([-1.0, -0.9], (), 5.0) == 1
-    assert choose([-1.0, -0.9], (-0.1, -0.2), 0.5) == 1
-    assert choose([-1.0, -0.9], (-0.1, -0.2), 2.0) == 0
-    assert choose([-1.0, -1.0], (), 1.0) == 0
+    assert votes(model, [emissions(1), emissions(2), emissions(3)], [said(1, score=-0.5), said(2, score=-0.25)]) == [-0.5, -0.25]
 
 
 @given(st.lists(st.floats(-5, 0), min_size=1, max_size=5), st.floats(0, 0.99))
