@@ -55,7 +55,7 @@ class Auto(Descent):
     steps: Count = 10
     fast_steps: Count = 5
     buffer: Count = 5
-    lead: NotNegative = 0.8
+    lead: NotNegative = 0.85
     places: Count = 4
     radius: Positive = 2.0
     alarm: Positive = 100.0
