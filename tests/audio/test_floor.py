@@ -55,6 +55,13 @@ def test_any_sound_has_one(samples: np.ndarray) -> None:
 
 def test_silence_between_words_is_measured_and_not_the_words() -> None:
     rng = np.random.default_rng(3)
-    hiss = 0.001 * rng.standard_normal(2 * RATE)
+    hiss = 0.02 * rng.standard_normal(2 * RATE)
     quiet, loud = (Waveform((gain * talk(5).samples + hiss).astype(np.float32), RATE) for gain in (1.0, 2.0))
     assert noise_floor(quiet).mean() - noise_floor(loud).mean() == pytest.approx(6.02, abs=0.3)  # 20 log10(2) below the mean power
+
+
+def test_one_silence_is_like_another() -> None:
+    rng = np.random.default_rng(4)
+    silences = (0.0, 1e-5 * rng.standard_normal(2 * RATE), 1e-3 * np.sin(np.arange(2 * RATE)))
+    floors = [noise_floor(Waveform((talk(6).samples + silence).astype(np.float32), RATE)) for silence in silences]
+    assert max(far(floors[0], floor) for floor in floors) < 0.5  # measured 0.34
