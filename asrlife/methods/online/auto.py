@@ -42,8 +42,8 @@ class Auto(Descent):
     less than `lead` times as unsure, the stream is believed without a vote and SUTA spared: no step sharpens that comparison.
 
     Learnt weights are kept in a bank by noise floor. A sound met before gets its own back at once where they suit it better than those
-    at hand. A new one gets a place, and goes on from those at hand, when a test that may be looked at for ever says so: a false alarm
-    in `alarm` utterances at most, and nothing within `radius` dB counts. The bank has `places`.
+    at hand. A new one gets a place, and starts from the source, when a test that may be looked at for ever says so: a false alarm in
+    `alarm` utterances at most, and nothing within `radius` dB counts. The bank has `places`.
 
     No step on silence, none where the source is surer than `confident`, no more where the loss has `converged` (relative), none that
     would end after `max_latency_ms`. Where even the adapted recognisers are less sure than `unheard` nobody has understood anything: the
@@ -57,7 +57,7 @@ class Auto(Descent):
     buffer: Count = 5
     lead: NotNegative = 0.85
     places: Count = 4
-    radius: Positive = 2.0
+    radius: Positive = 3.0
     alarm: Positive = 100.0
     drift: Positive = 0.5
     confident: Finite = -0.002
@@ -72,7 +72,7 @@ class Auto(Descent):
     def learn(self, model: Recogniser, heard: Sequence[Heard]) -> list[Step]:
         """Put each utterance where it belongs, try, choose, and let the slow weights learn from what was understood."""
         own = source(model.module, heard[0].state.names)
-        placed = [self._placed(model, one) for one in heard]
+        placed = [self._placed(model, one, own) for one in heard]
         trial = Trial(self, model, own, [replace(one, state=state) for one, (state, _) in zip(heard, placed, strict=True)])
         tried = trial.run(self._budget(model, heard))
         return [self._told(model, state, events, one, own) for (state, events), one in zip(placed, tried, strict=True)]
@@ -95,15 +95,16 @@ class Auto(Descent):
         alone = int(max(0.0, left - 2 * _STEP * forward * together) / (_STEP * forward)) if together == self.fast_steps else 0
         return min(self.steps, together + alone)
 
-    def _placed(self, model: Recogniser, one: Heard) -> tuple[State, tuple[Event, ...]]:
+    def _placed(self, model: Recogniser, one: Heard, own: Tensor) -> tuple[State, tuple[Event, ...]]:
         """The state in the sound of this utterance: the sound's own weights, or those at hand where they suit it better."""
         state, before = one.state, Bank.of(one.state.record["bank"])
         floor = noise_floor(one.waveform)
         bank = before.heard(floor, self.radius)
         if bank.evidence >= self.alarm:
             bank, slot = bank.opened(floor, self.places)
-            # what was learnt in one noise is worth more in the next than nothing
-            state, reason = _moved(state, before.now, slot, own=False), "new sound"
+            # what was learnt in another noise is surer in this one than the source, and yet learns worse from there
+            state = _moved(state, before.now, slot, own=False).updated({**fresh(own), "slope": None}, count=0, waiting=0)
+            reason = "new sound"
         elif bank.now != before.now:
             known = torch.stack([state["weights"], state[f"{bank.now}.weights"]])
             here, there = self._losses(model, state.names, known, one.waveform).tolist()

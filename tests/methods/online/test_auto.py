@@ -147,6 +147,22 @@ def test_a_sound_that_comes_back_gets_its_own_weights_back(ctc: Any) -> None:
     assert len(Bank.of(fold.state.record["bank"]).places) == 2
 
 
+def test_a_new_sound_starts_from_the_source(ctc: Any) -> None:
+    method = replace(QUICK, alarm=8.0, buffer=1)
+    state = method.start(ctc)
+    for index, slope in enumerate([0.0] * 12 + [1.0] * 12):
+        before = state
+        _, state, events = method.step(ctc, state, hissing(index, slope))
+        if "retrieved" in kinds(events):
+            break
+    assert before.record["count"] > 0 and not torch.equal(before["weights"], method.start(ctc)["weights"])
+    assert torch.equal(state["0.weights"], before["weights"])
+    slow = [event.detail["count"] for event in events if event.kind == "slow_committed"]
+    assert slow == [1] and state.record["count"] == 1
+    moved = (state["weights"] - source(ctc.module, state.names)).abs().max()
+    assert float(moved) <= method.lr * 1.001  # one step of Adam away
+
+
 def test_weights_put_away_come_back_bit_for_bit(ctc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     method = replace(QUICK, alarm=8.0, buffer=1)
     # whichever weights are at hand, those of the sound suit it better
@@ -159,7 +175,7 @@ def test_weights_put_away_come_back_bit_for_bit(ctc: Any, monkeypatch: pytest.Mo
             kept = before["weights"]
     assert kept is not None
     assert torch.equal(state["0.weights"], kept)
-    back, events = method._placed(ctc, _heard(state, hissing(30, 0.0)))
+    back, events = method._placed(ctc, _heard(state, hissing(30, 0.0)), source(ctc.module, state.names))
     assert kinds(events) == ["retrieved"]
     assert torch.equal(back["weights"], kept)
     assert State.from_bytes(back.to_bytes(), back.base).digest() == back.digest()
@@ -185,7 +201,7 @@ def test_settings_come_from_the_card_and_are_checked(ctc: Any) -> None:
 
 def _met(method: Auto, state: State, utterance: Utterance) -> State:
     """In the place of the utterance's sound."""
-    return method._placed(object(), _heard(state, utterance))[0]  # type: ignore[arg-type]
+    return method._placed(object(), _heard(state, utterance), state["weights"])[0]  # type: ignore[arg-type]
 
 
 def _heard(state: State, utterance: Utterance) -> Any:
