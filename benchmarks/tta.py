@@ -28,7 +28,7 @@ import torch
 from asrlife.audio.waveform import Waveform
 from asrlife.data.corpus import Corpus
 from asrlife.data.utterance import Utterance
-from asrlife.methods.online import Suta
+from asrlife.methods.online import State, Suta
 from asrlife.methods.online.descent import listed
 from asrlife.methods.online.losses import suta
 from asrlife.models.handle import Batch, Emissions, Recogniser
@@ -118,10 +118,10 @@ def spoken() -> Iterator[Utterance]:
 
 def duel(model: Recogniser, audio: Sequence[Waveform], method: Suta) -> Duel:
     """Both sides in turns on each utterance, as the machine may be busy."""
-    published, ours, theirs, equal = Published(deepcopy(model), method), 0.0, 0.0, 0
+    published, start, ours, theirs, equal = Published(deepcopy(model), method), method.start(model), 0.0, 0.0, 0
     for waveform in audio:
         begin = time.process_time()
-        text = heard(model, method, [waveform])[0]
+        text = heard(model, method, start, [waveform])[0]
         middle = time.process_time()
         other = published.hear(waveform)
         theirs, ours = theirs + time.process_time() - middle, ours + middle - begin
@@ -130,9 +130,8 @@ def duel(model: Recogniser, audio: Sequence[Waveform], method: Suta) -> Duel:
     return Duel(method.scope, method.preset, theirs / count, ours / count, ours / theirs, equal, count)
 
 
-def heard(model: Recogniser, method: Suta, audio: Sequence[Waveform]) -> list[str]:
-    """The adapted texts of one utterance of each stream."""
-    start = method.start(model)
+def heard(model: Recogniser, method: Suta, start: State, audio: Sequence[Waveform]) -> list[str]:
+    """The adapted texts of one utterance of each stream; a stream starts once, as the published loop is built once."""
     found = method.together(model, [start] * len(audio), [Utterance(str(i), waveform) for i, waveform in enumerate(audio)])
     return [hypothesis.text for hypothesis, _, _ in found]
 
@@ -140,14 +139,14 @@ def heard(model: Recogniser, method: Suta, audio: Sequence[Waveform]) -> list[st
 def throughput(model: Recogniser, audio: Sequence[Waveform], method: Suta, streams: int) -> Throughput:
     """Rates with one thread and with all cores, the better of the two; those one by one from a few utterances."""
     chosen = [audio[index % len(audio)] for index in range(streams)]
-    published = Published(deepcopy(model), method)
+    published, start = Published(deepcopy(model), method), method.start(model)
     best: dict[str, tuple[float, int]] = {}
     for threads in sorted({1, len(os.sched_getaffinity(0))}):
         torch.set_num_threads(threads)
         rates = {
             "published": rate(lambda: [published.hear(waveform) for waveform in chosen[:4]], min(streams, 4)),
-            "one_by_one": rate(lambda: [heard(model, method, [waveform]) for waveform in chosen[:8]], min(streams, 8)),
-            "together": rate(lambda: heard(model, method, chosen), streams),
+            "one_by_one": rate(lambda: [heard(model, method, start, [waveform]) for waveform in chosen[:8]], min(streams, 8)),
+            "together": rate(lambda: heard(model, method, start, chosen), streams),
         }
         for name, found in rates.items():
             best[name] = max(best.get(name, (0.0, 0)), (found, threads))

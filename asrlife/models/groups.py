@@ -21,15 +21,17 @@ def groups(module: nn.Module) -> Mapping[str, tuple[str, ...]]:
     (arXiv 2203.14222, section 2.3).
     """
     names = [name for name, _ in module.named_parameters()]
-    members = {
-        "norms": set(_inside(module, lambda _, child: isinstance(child, nn.LayerNorm | nn.GroupNorm), CONVOLUTIONS)),
-        "features": set(_inside(module, lambda name, _: _is_front_end(name))),
-        "attention": set(_inside(module, lambda _, child: "Attention" in type(child).__name__)),
-        "mlp": set(_inside(module, lambda name, _: name.rpartition(".")[2] in FEED_FORWARD)),
-        "biases": {name for name in names if name.rpartition(".")[2] == "bias"},
-        "all": set(names),
+    modules = {prefix: child for prefix, child in module.named_modules() if prefix}
+    belongs: dict[str, Callable[[str], bool]] = {
+        "norms": lambda prefix: isinstance(modules[prefix], nn.LayerNorm | nn.GroupNorm),
+        "features": _is_front_end,
+        "attention": lambda prefix: "Attention" in type(modules[prefix]).__name__,
+        "mlp": lambda prefix: prefix.rpartition(".")[2] in FEED_FORWARD,
     }
-    return {group: tuple(name for name in names if name in kept) for group, kept in members.items()}
+    owners = {group: {prefix for prefix in modules if found(prefix)} for group, found in belongs.items()}
+    owners["norms"] = {prefix for prefix in owners["norms"] if CONVOLUTIONS not in prefix.split(".")}
+    members = {group: tuple(name for name in names if not prefixes.isdisjoint(_around(name))) for group, prefixes in owners.items()}
+    return members | {"biases": tuple(name for name in names if name.rpartition(".")[2] == "bias"), "all": tuple(names)}
 
 
 def select(module: nn.Module, scope: str) -> tuple[str, ...]:
@@ -53,7 +55,7 @@ def _is_front_end(name: str) -> bool:
     return parts[-1].startswith("feature_") or parts[-2:-1] == ["encoder"]
 
 
-def _inside(module: nn.Module, belongs: Callable[[str, nn.Module], bool], without: str = "") -> Iterator[str]:
-    for prefix, child in module.named_modules():
-        if prefix and belongs(prefix, child) and without not in prefix.split("."):
-            yield from (f"{prefix}.{name}" for name, _ in child.named_parameters())
+def _around(name: str) -> Iterator[str]:
+    """The modules around a parameter, from within."""
+    while name := name.rpartition(".")[0]:
+        yield name

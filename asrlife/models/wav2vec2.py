@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from asrlife.models.frames import Frames
 from asrlife.models.wav2vec2_blocks import attend, feed, for_attention, for_feed_forward, short
-from asrlife.models.wav2vec2_convolutions import convolved, placed, placed_by_row, there_and_back
+from asrlife.models.wav2vec2_convolutions import Kernels, convolved, placed, placed_by_row, there_and_back
 
 _BODIES = {"Wav2Vec2ForCTC": "wav2vec2", "HubertForCTC": "hubert"}
+_POSITION = ("position.there", "position.back")
 _SELECTIONS = 4  # of tuned parameters, for which second copies of the rest are kept
 _CONV_EPSILON = 1e-5  # the norms of the front-end do not follow layer_norm_eps
 
@@ -58,14 +59,14 @@ class Network:
         with torch.no_grad():
             known = {name: own.detach() for name, own in self.module.named_parameters() if name not in tuned}
             if not any(".pos_conv_embed." in name for name in tuned):
-                known["position"] = self.position()
+                known |= dict(zip(_POSITION, self.position(), strict=True))
             for layer in range(config.num_hidden_layers):
                 name = f"{self.body}.encoder.layers.{layer}"
                 known |= for_attention(f"{name}.attention", known, config.num_attention_heads)
                 known |= for_feed_forward(f"{name}.feed_forward", known)
         return known
 
-    def position(self) -> Tensor:
+    def position(self) -> Kernels:
         """The kernels of the positional convolution, norm and direction multiplied, as `placed` takes them."""
         return there_and_back(self._kernels()[0].detach(), self.module.config.num_conv_pos_embedding_groups)
 
@@ -133,12 +134,10 @@ class Network:
 
     def _placed(self, states: Tensor) -> Tensor:
         groups = self.module.config.num_conv_pos_embedding_groups
-        if "position" in self.known:
-            found = placed(states, self.known["position"], groups)
+        if _POSITION[0] in self.known:
+            found = placed(states, (self.known[_POSITION[0]], self.known[_POSITION[1]]), groups)
         else:
-            kernels = self._kernels()
-            tuned = len(kernels) > 1 or kernels.requires_grad
-            found = placed_by_row(states, kernels, groups) if tuned else placed(states, there_and_back(kernels[0], groups), groups)
+            found = placed_by_row(states, self._kernels(), groups)
         return F.gelu(found + self._row(f"{self._positional}.bias", 1)[:, None])
 
     def _kernels(self) -> Tensor:
@@ -193,6 +192,10 @@ class Prepared:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, ...], tuple[Stamp, dict[str, Tensor]]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[Prepared], tuple[()]]:
+        """A copy belongs to another network and starts empty."""
+        return Prepared, ()
 
     def of(self, network: Network, tuned: Sequence[str]) -> Mapping[str, Tensor]:
         """For these tuned parameters."""

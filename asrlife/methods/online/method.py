@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 import torch
+from torch import nn
 
 from asrlife.data.utterance import Utterance
 from asrlife.methods.online.state import State
@@ -76,10 +77,17 @@ def held(model: Recogniser) -> Iterator[None]:
     # some encoders draw a number for layerdrop even when they do not train
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         try:
-            model.module.eval().requires_grad_(False)
+            _put((part, False) for part, _ in modes)
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
             yield
         finally:
-            for part, mode in modes:
-                part.training = mode
+            _put(modes)
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+
+def _put(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    for part, mode in modes:
+        if part.training != mode:  # a module is slow to take an attribute, and this happens at every utterance
+            part.training = mode
