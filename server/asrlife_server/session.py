@@ -265,7 +265,8 @@ class Session:
         if distance <= self.drift_cap:
             return step
         detail: Mapping[str, Any] = {"reason": "drift", "drift": distance if math.isfinite(distance) else -1.0, "cap": self.drift_cap}
-        return Step(step.spoken, None, self.state, (Event("reset", detail),))
+        skipped = Event("skipped", {"reason": "drift"})  # what every utterance without a refinement has
+        return Step(step.spoken, None, self.state, (skipped, Event("reset", detail)))
 
     def _skip(self, spoken: Spoken, reason: str) -> Step:
         return Step(spoken, None, self.state, (Event("skipped", {"reason": reason}),))

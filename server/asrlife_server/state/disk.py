@@ -112,7 +112,7 @@ class DiskStore:
 
     def close(self) -> None:
         """See Store."""
-        with self._lock:
+        with self._lock, self._said():
             self._database.close()
 
     def _prepare(self) -> None:

@@ -60,10 +60,13 @@ class Keeper:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._swept = float("-inf")
         self._opening = asyncio.Lock()
+        self._closed = False
         self._slow = f"the store took longer than {settings.timeout_s:g} s (state.timeout_s)"
 
     async def call(self, work: Callable[[Store], T]) -> T:
         """Run `work` on the store, in a thread; raises StoreError."""
+        if self._closed:
+            raise StoreError("the server is stopping")
         loop = asyncio.get_running_loop()
         async with self._opening:
             if self._store is None:
@@ -126,15 +129,21 @@ class Keeper:
         self.residents.forget(address)
 
     async def close(self) -> None:
-        """Write what is not durable, once more, and close the store."""
+        """Write what is not durable, once more, and close the store; nothing can be read or written from then on."""
+        if self._closed:
+            return
         for task in [task for task in self._tasks if task.get_name() == _RETRY]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for resident in self.residents.dirty:
             if (await self._written(resident, retry=False)).kind != "persisted":
-                self._give_up(resident)
+                self._give_up(resident, resident.reason)
         if self._store is not None:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._store.close)
+            try:
+                await self.call(lambda store: store.close())
+            except StoreError as error:
+                _log.warning("the store of states did not close: %s", error)
+        self._closed = True
         self._pool.shutdown(wait=False)
 
     def count(self, name: str) -> None:
@@ -159,7 +168,7 @@ class Keeper:
 
     def _remember(self, resident: Resident, loaded: Loaded) -> None:
         if resident.dirty and resident.draft is not loaded.draft:
-            self._give_up(resident)  # another server has written meanwhile
+            self._give_up(resident, "another server has written it meanwhile")
         resident.mark = loaded.mark
         whole = loaded.restored and (resident.dirty or loaded.draft.entry.version == loaded.mark.version)
         resident.draft = loaded.draft if whole else None
@@ -197,16 +206,16 @@ class Keeper:
             await asyncio.sleep(min(self._settings.retry_s * 2**attempt, _LONGEST))
             if (await self._written(resident, retry=False)).kind != "failed":
                 return
-        resident.reason = ""  # the next utterance tries anew
+        reason, resident.reason = resident.reason, ""  # so that the next utterance tries anew
         if not resident.writer:
-            self._give_up(resident)
+            self._give_up(resident, reason)
             self.residents.trim()
 
-    def _give_up(self, resident: Resident) -> None:
+    def _give_up(self, resident: Resident, reason: str) -> None:
         resident.dirty = False
         resident.draft = None
         self.count("lost")
-        _log.error("a state could not be kept and is gone: %s", resident.reason)
+        _log.error("a state could not be kept and is gone: %s", reason)
 
     def _let_go(self, resident: Resident, writes: bool) -> None:
         if writes:
