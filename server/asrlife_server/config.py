@@ -70,16 +70,16 @@ class State(Settings):
     path: Path | None = None
     url: str = "redis://127.0.0.1:6379/0"
     timeout_s: float = Field(default=5, gt=0)
-    history: int = Field(default=16, ge=1, le=1000)
+    history: int = Field(default=8, ge=1, le=1000)
     resident_bytes: int = Field(default=256 * 2**20, ge=0)
-    tenant_bytes: int = Field(default=2**30, ge=1)
+    tenant_bytes: int = Field(default=8 * 2**30, ge=1)  # a state of embedded:ctc with the default scope is 10 to 16 MB
     tenant_keys: int = Field(default=10_000, ge=1)
     drift_cap: float | None = Field(default=None, gt=0)
     session_ttl_s: float = Field(default=3600, gt=0)
     retries: int = Field(default=6, ge=0, le=100)
     retry_s: float = Field(default=0.5, gt=0)
     allow_import: bool = False
-    import_bytes: int = Field(default=16 * 2**20, ge=1024)
+    import_bytes: int = Field(default=64 * 2**20, ge=1024)
 
 
 class ServerConfig(Settings):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from asrlife.methods.online.state import State
@@ -13,6 +15,7 @@ from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.state.disk import DiskStore
 from asrlife_server.state.entry import NOTHING, Address, Entry, Quota, StoreError, checksum
 from asrlife_server.state.memory import MemoryStore
+from tests.server.redis_server import RedisServer
 
 A, AE = pb.Adaptation, pb.AdaptationEvent
 QUOTA = Quota(16, 10**8, 100)
@@ -376,6 +379,31 @@ async def test_another_method_is_refused_and_harms_nothing(serving, asked, noise
     assert not store.get(ANNA)[0].quarantined
 
 
+async def test_redis_that_is_killed_while_serving_ends_no_stream_and_loses_nothing(serving, asked, noise, tmp_path):
+    redis = RedisServer(tmp_path)
+    with redis as url:
+        loopback = await serving(**{"state.backend": "redis", "state.url": url, "state.retry_s": 0.05})
+        talk, _ = await begun(loopback, asked, adaptation=keyed())
+        assert (await spoken(talk, noise, 1))[1].kind == AE.PERSISTED
+        await asyncio.to_thread(redis.kill)
+        _, event = await spoken(talk, noise, 2)
+        assert event.kind == AE.PERSIST_FAILED and "redis: " in event.reason
+        late, opened = await begun(loopback, asked, adaptation=keyed("berta"))
+        assert opened.state_version == 0 and not (await restored(late)).restored
+        await asyncio.to_thread(redis.start)
+        while loopback.server.keeper.residents.dirty:
+            await asyncio.sleep(0.02)
+        assert (await spoken(talk, noise, 3))[1].state_version == 3
+        await finished(talk)
+        await finished(late)
+        again = await serving(**{"state.backend": "redis", "state.url": url})
+        talk, opened = await begun(again, asked, adaptation=keyed())
+        assert opened.state_version == 3 and after((await spoken(talk, noise, 4))[0]) == 3
+        await finished(talk)
+        await again.server.stop(0)
+        await loopback.server.stop(0)
+
+
 class Failing:
     """A store that can be told to fail or to hang."""
 
@@ -434,6 +462,61 @@ async def test_a_store_that_fails_ends_no_stream_and_is_tried_again(serving, ask
     assert (await spoken(talk, noise, 4))[1].kind == AE.PERSISTED
     await finished(talk)
     assert [entry.version for entry in failing.inner.history(ANNA)] == [4, 3, 1]
+
+
+async def test_a_clean_start_while_the_store_is_away_is_never_written_over_what_it_holds(serving, asked, noise, failing):
+    loopback = await serving(failing)
+    talk, _ = await begun(loopback, asked, adaptation=keyed())
+    await spoken(talk, noise, 1)
+    await finished(talk)
+    reader, _ = await begun(loopback, asked, adaptation=keyed(read_only=True))
+    loopback.server.keeper.residents.peek(ANNA).draft = None
+    failing.fault = FULL
+    talk, opened = await begun(loopback, asked, adaptation=keyed())
+    assert opened.state_version == 0 and not (await restored(talk)).restored
+    failing.fault = None
+    _, event = await spoken(talk, noise, 2)
+    assert event.kind == AE.PERSIST_FAILED and "1 is there" in event.reason
+    await finished(talk)
+    await finished(reader)
+    assert [entry.version for entry in failing.inner.history(ANNA)] == [1]
+
+
+async def test_utterances_that_teach_nothing_move_the_position_of_a_session_and_no_bytes(serving, asked, noise):
+    store = MemoryStore(QUOTA)
+    loopback = await serving(store)
+    talk, opened = await begun(loopback, asked, adaptation=session(), session_id="s")
+    address = Address("default", "session/s")
+    await talk.say(np.zeros(1600, np.int16))
+    await talk.send(control=pb.FINALIZE_UTTERANCE)
+    assert (await kept(talk)).state_version == 0
+    await spoken(talk, noise, 1)
+    await talk.say(np.zeros(1600, np.int16))
+    await talk.send(control=pb.FINALIZE_UTTERANCE)
+    await kept(talk)
+    assert [(entry.version, entry.utterance) for entry in store.history(address)] == [(1, 2), (0, 0)]
+    talk.call.cancel()
+    await asyncio.wait_for(loopback.until_idle(), 5)
+    talk, opened = await begun(loopback, asked, adaptation=session(), session_id="s", resume_after_utterance=2)
+    assert opened.config.resume_after_utterance == 2
+    await talk.say(np.zeros(1600, np.int16))  # before anything is learnt again
+    await talk.send(control=pb.FINALIZE_UTTERANCE)
+    assert (await kept(talk)).kind == AE.PERSISTED and store.get(address)[0].utterance == 3
+    await finished(talk)
+
+
+async def test_silence_after_a_reset_by_call_is_kept_too(serving, asked, noise):
+    loopback = await serving()
+    talk, _ = await begun(loopback, asked, adaptation=keyed())
+    await spoken(talk, noise, 1)
+    await finished(talk)
+    await loopback.stub.ResetAdaptation(pb.ResetAdaptationRequest(adaptation_key="anna"))
+    talk, opened = await begun(loopback, asked, adaptation=keyed())
+    await talk.say(np.zeros(1600, np.int16))
+    await talk.send(control=pb.FINALIZE_UTTERANCE)
+    event = await kept(talk)
+    assert (event.kind, event.state_version, opened.state_version) == (AE.PERSISTED, 3, 3)
+    await finished(talk)
 
 
 async def test_a_state_that_is_in_memory_only_is_there_for_the_next_stream_and_written_at_last(serving, asked, noise, failing):
@@ -508,6 +591,103 @@ async def test_a_write_that_a_cancel_cuts_short_is_carried_out(serving, asked, n
     talk, opened = await begun(loopback, asked, adaptation=keyed())  # waits for it
     assert opened.state_version == 1 and failing.inner.history(ANNA)[0].version == 1
     await finished(talk)
+
+
+async def test_a_step_that_breaks_leaves_the_last_version_and_other_streams(serving, asked, noise, fakes):
+    store = MemoryStore(QUOTA)
+    loopback = await serving(store)
+    talk, _ = await begun(loopback, asked, adaptation=keyed())
+    await spoken(talk, noise, 1)
+    other, _ = await begun(loopback, asked, adaptation=keyed("berta"))
+    fakes.hook = lambda: 1 / 0
+    broken, _ = await begun(loopback, asked, adaptation=keyed("carla"))
+    await broken.say(noise(2, 1600))
+    await broken.send(control=pb.FINALIZE_UTTERANCE)
+    await broken.rest()
+    assert (await broken.ended())[0] == "INTERNAL"
+    assert store.keys("default") == ("anna",)
+    assert (await spoken(other, noise, 3))[1].kind == (await spoken(talk, noise, 4))[1].kind == AE.PERSISTED
+    await finished(talk)
+    await finished(other)
+
+
+async def test_a_key_that_was_poisoned_is_bounded_and_can_be_taken_back(serving, asked, noise):
+    loopback = await serving(**{"state.drift_cap": 3.0, "state.history": 8})
+    talk, _ = await begun(loopback, asked, adaptation=keyed())
+    good = (await spoken(talk, noise, 1))[1].state_version
+    await finished(talk)
+    talk, _ = await begun(loopback, asked, adaptation=keyed())
+    for seed in range(20):  # every one pulls the same way
+        await talk.say(noise(seed, 1600))
+        await talk.send(control=pb.FINALIZE_UTTERANCE)
+        await kept(talk)
+    assert (await finished(talk)).resets == 18
+    state = await loopback.stub.GetAdaptationState(pb.GetAdaptationStateRequest(adaptation_key="anna"))
+    assert state.current.drift == 3.0 and state.history[-1].version == good
+    await loopback.stub.ResetAdaptation(pb.ResetAdaptationRequest(adaptation_key="anna", version=good))
+    talk, _ = await begun(loopback, asked, adaptation=keyed())
+    assert after((await spoken(talk, noise, 30))[0]) == 1
+    await finished(talk)
+
+
+class Flaky(Failing):
+    """Fails now and then, before or after it has done what it was asked for."""
+
+    def __init__(self, inner, seed):
+        super().__init__(inner)
+        self.rng = random.Random(seed)
+
+    def put(self, *arguments):
+        chance = self.rng.random()
+        if chance < 0.25:
+            raise StoreError("gone")
+        self.inner.put(*arguments)
+        if chance < 0.5:
+            raise StoreError("timeout")
+
+    def history(self, *arguments):
+        if self.rng.random() < 0.1:
+            raise StoreError("gone")
+        return self.inner.history(*arguments)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_streams_that_come_and_go_over_a_flaky_store_lose_no_update(serving, asked, noise, seed):
+    flaky, rng = Flaky(MemoryStore(Quota(1000, 10**8, 100)), seed), random.Random(seed)
+    loopback = await serving(flaky, **{"state.retry_s": 0.005, "state.retries": 20, "state.resident_bytes": 0})
+    written = dict.fromkeys("abc", 0)
+
+    async def caller(number):
+        for turn in range(3):
+            key = rng.choice("abc")
+            talk, opened = await begun(loopback, asked, adaptation=keyed(key))
+            for step in range(rng.randint(0, 3)):
+                await talk.say(noise(100 * number + 10 * turn + step, 800))
+                await talk.send(control=pb.FINALIZE_UTTERANCE)
+                refinement = await talk.next("refinement")
+                if opened.config.adaptation.read_only:
+                    assert refinement.state_version == opened.state_version
+                    continue
+                event = await kept(talk)
+                if event.kind == AE.PERSISTED:
+                    written[key] = max(written[key], event.state_version)
+            if rng.random() < 0.5:
+                talk.call.cancel()
+            else:
+                await finished(talk)
+
+    await asyncio.gather(*(caller(number) for number in range(6)))
+    await asyncio.wait_for(loopback.until_idle(), 10)
+    flaky.rng = random.Random()
+    flaky.rng.random = lambda: 1.0
+    await loopback.server.stop(0)
+    for key, least in written.items():
+        history = flaky.inner.history(Address("default", key))
+        assert [entry.version for entry in history] == sorted({entry.version for entry in history}, reverse=True)
+        assert (history[0].version if history else 0) >= least
+        for entry in history:
+            blob = flaky.inner.get(Address("default", key), entry.version)[1]
+            assert len(State.from_bytes(blob, "fake-weights").record["seen"]) == entry.version  # every update is in it
 
 
 async def test_a_quota_is_a_warning_to_the_stream(serving, asked, noise):

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 import uuid
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +18,7 @@ from asrlife_server.state.cloud import RedisStore
 from asrlife_server.state.disk import DiskStore
 from asrlife_server.state.entry import NOTHING, Address, ConflictError, Entry, Mark, Quota, QuotaError, StoreError, checksum
 from asrlife_server.state.memory import MemoryStore
+from tests.server.redis_server import RedisServer
 
 QUOTA = Quota(history=3, tenant_bytes=400, tenant_keys=3)
 BACKENDS = ("memory", "disk", "redis")
@@ -34,47 +30,8 @@ def entry(version: int, blob: bytes, **more) -> Entry:
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory):
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as url:
         yield url
-
-
-class redis_server:
-    """A real redis-server on a free port, that keeps every write on its disk before it answers."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-
-    def __enter__(self) -> str:
-        if shutil.which("redis-server") is None:
-            pytest.skip("no redis-server is here (apt-get install redis-server)")
-        self.start()
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        import redis
-
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
-        durable = ["--appendonly", "yes", "--appendfsync", "always"]
-        self.process = subprocess.Popen(["redis-server", *options, *durable], stdout=subprocess.DEVNULL)
-        client = redis.Redis(port=self.port)
-        for _ in range(500):
-            try:
-                client.ping()
-                return
-            except redis.RedisError:  # not listening yet, or still loading
-                time.sleep(0.02)
-        raise AssertionError("redis-server does not answer")
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture(params=BACKENDS)
@@ -136,8 +93,9 @@ def test_a_key_that_was_deleted_and_made_anew_is_another(make):
 def test_what_an_entry_says_may_change_where_its_bytes_do_not(make):
     store = make()
     store.put(A, entry(1, b"x", utterance=0), b"x", NOTHING)
-    store.put(A, entry(1, b"x", utterance=1), b"x", Mark(1, checksum(b"x")))
-    assert [each.utterance for each in store.history(A)] == [1]
+    store.put(A, entry(1, b"x", utterance=1), b"", Mark(1, checksum(b"x")))
+    assert [each.utterance for each in store.history(A)] == [1] and store.get(A)[1] == b"x"
+    store.put(A, entry(2, b"y"), b"y", Mark(1, checksum(b"x")))
 
 
 def test_quarantined_versions_are_kept_beside_the_history(make):
@@ -294,6 +252,15 @@ def test_a_store_is_a_dictionary_with_rules(backend, tmp_path, request):
     Here.TestCase("runTest").runTest()
 
 
+def test_what_is_deleted_is_not_in_the_file(tmp_path):
+    store = DiskStore(tmp_path / "state.sqlite", Quota(8, 10**8, 10))
+    secret = b"a voice that asked to be forgotten" * 1000
+    store.put(A, entry(1, secret), secret, NOTHING)
+    assert store.delete(A)
+    store.close()  # the last connection takes the write-ahead log with it
+    assert b"asked to be forgotten" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
 def test_a_file_that_is_no_database_is_a_clear_error(tmp_path):
     (tmp_path / "state.sqlite").write_bytes(b"nonsense" * 1000)
     with pytest.raises(StoreError, match=r"state\.sqlite: file is not a database"):
@@ -338,7 +305,7 @@ def test_a_full_disk_is_an_error_that_changes_nothing_and_passes(tmp_path):
 
 
 def test_redis_that_is_killed_comes_back_with_what_it_had(tmp_path):
-    server = redis_server(tmp_path)
+    server = RedisServer(tmp_path)
     with server as url:
         store = RedisStore(url, QUOTA, 1.0)
         store.put(A, entry(1, b"x"), b"x", NOTHING)

@@ -34,7 +34,7 @@ if redis.call('HLEN', KEYS[1]) + (newest == '' and 1 or 0) > tonumber(ARGV[8]) t
 if total > tonumber(ARGV[9]) then return {'bytes', ''} end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
-redis.call('HSET', KEYS[3], ARGV[4], ARGV[6])
+if ARGV[2] ~= ARGV[3] then redis.call('HSET', KEYS[3], ARGV[4], ARGV[6]) end
 for place = 10, #ARGV do
   redis.call('HDEL', KEYS[2], ARGV[place])
   redis.call('HDEL', KEYS[3], ARGV[place])

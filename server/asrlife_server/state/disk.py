@@ -34,11 +34,13 @@ _FORMAT = 1
 _PATIENCE = 5.0  # s to wait for another process that writes
 _COLUMNS = [each.name for each in fields(Entry)]
 _LIST = ", ".join(_COLUMNS)
+_PLACES = ", ".join("?" * len(_COLUMNS))
 _TABLE = f"""
 CREATE TABLE IF NOT EXISTS versions (
   tenant TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, checksum TEXT NOT NULL, size INTEGER NOT NULL, base TEXT NOT NULL,
   method TEXT NOT NULL, settings TEXT NOT NULL, time REAL NOT NULL, steps INTEGER NOT NULL, drift REAL NOT NULL, session TEXT NOT NULL,
   utterance INTEGER NOT NULL, quarantined TEXT NOT NULL, blob BLOB NOT NULL, UNIQUE (tenant, key, version));
+CREATE INDEX IF NOT EXISTS usage ON versions (tenant, key, size);
 PRAGMA user_version = {_FORMAT};
 """
 _HERE = "tenant = ? AND key = ?"
@@ -66,10 +68,13 @@ class DiskStore:
             newest = max(known, key=lambda each: each.version, default=None)
             if (newest.mark if newest else NOTHING) != expected:
                 raise conflict(address, expected, newest.version if newest else "nothing")
-            places = ", ".join("?" * (len(_COLUMNS) + 3))
-            run(f"INSERT OR REPLACE INTO versions (tenant, key, {_LIST}, blob) VALUES ({places})", (*address, *astuple(entry), blob))
-            after = [each for each in known if each.version != entry.version] + [entry]
-            for old in surplus(after, self._quota.history):
+            if entry.mark == expected:
+                run(
+                    f"UPDATE versions SET ({_LIST}) = ({_PLACES}) WHERE {_HERE} AND version = ?", (*astuple(entry), *address, entry.version)
+                )
+                return
+            run(f"INSERT INTO versions (tenant, key, {_LIST}, blob) VALUES (?, ?, {_PLACES}, ?)", (*address, *astuple(entry), blob))
+            for old in surplus([*known, entry], self._quota.history):
                 run(f"DELETE FROM versions WHERE {_HERE} AND version = ?", (*address, old.version))
             self._check_quota(run, address.tenant)
 
@@ -92,8 +97,8 @@ class DiskStore:
             run(f"UPDATE versions SET quarantined = ? WHERE {_HERE} AND version = ?", (reason, *address, version))
 
     def delete(self, address: Address) -> bool:
-        """See Store."""
-        with self._transaction() as run:
+        """See Store; what a speaker asks to be forgotten does not stay in free pages."""
+        with self._transaction(erases=True) as run:
             return bool(run(f"DELETE FROM versions WHERE {_HERE} RETURNING 1", address))
 
     def keys(self, tenant: str) -> tuple[str, ...]:
@@ -122,7 +127,7 @@ class DiskStore:
             raise StoreError(f"{self._path}: has format {format_found}, this version reads {_FORMAT}; name another file (state.path)")
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
-        run("PRAGMA secure_delete = ON")  # what a speaker asks to be forgotten must not stay in free pages
+        run("PRAGMA secure_delete = FAST")  # the next version takes the pages of one that leaves the history
         self._database.executescript(_TABLE)
 
     def _check_quota(self, run: Any, tenant: str) -> None:
@@ -130,11 +135,12 @@ class DiskStore:
         check_quota(self._quota, keys, size)
 
     @contextmanager
-    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[Any]:
+    def _transaction(self, kind: str = "IMMEDIATE", erases: bool = False) -> Iterator[Any]:
         def run(query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
             return self._database.execute(query, values).fetchall()
 
         with self._lock, self._said():
+            self._database.execute(f"PRAGMA secure_delete = {'ON' if erases else 'FAST'}")
             self._database.execute(f"BEGIN {kind}")
             try:
                 yield run

@@ -119,7 +119,8 @@ class Store(Protocol):
     def put(self, address: Address, entry: Entry, blob: bytes, expected: Mark) -> None:
         """Make `entry` the newest version, durably; raises ConflictError unless the newest one is `expected`.
 
-        `entry.version` is above the expected one, or it is the expected mark itself, which changes what the entry says and no bytes.
+        `entry.version` is above the expected one, or it is the expected mark itself: then what the entry says changes, the bytes that are
+        there stay, and `blob` is not looked at.
         All but the newest versions of the quota's history are forgotten; quarantined ones have a history of their own of that length.
         """
 

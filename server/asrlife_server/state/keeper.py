@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from asrlife_server.config import State as Settings
 from asrlife_server.refusal import Refusal
-from asrlife_server.state.entry import SESSION, Address, ConflictError, Mark, Store, StoreError
+from asrlife_server.state.entry import NOTHING, SESSION, Address, ConflictError, Entry, Mark, Store, StoreError
 from asrlife_server.state.loading import Ask, Loaded, load, unread
 from asrlife_server.state.residents import Draft, Resident, Residents
 from asrlife_server.state.stores import opened
@@ -157,13 +157,19 @@ class Keeper:
                 reading = self.call(partial(load, ask=ask, known=resident))
                 loaded = await asyncio.wait_for(reading, self._settings.timeout_s)
             except StoreError as error:
-                return unread(ask, resident, str(error))
+                return self._unread(ask, resident, str(error))
             except (asyncio.TimeoutError, TimeoutError):
-                return unread(ask, resident, self._slow)
+                return self._unread(ask, resident, self._slow)
             if resident.writer in ("", ask.session):
                 self._remember(resident, loaded)
         if "put in quarantine" in loaded.reason:
             self.count("quarantined")
+        return loaded
+
+    def _unread(self, ask: Ask, resident: Resident, reason: str) -> Loaded:
+        loaded = unread(ask, resident, reason)
+        if resident.writer == ask.session and resident.draft is None:
+            resident.mark = NOTHING  # whatever the store holds, a clean start must not be written over it
         return loaded
 
     def _remember(self, resident: Resident, loaded: Loaded) -> None:
@@ -256,7 +262,7 @@ _RETRY = "asrlife-state-retry"
 
 def write(store: Store, resident: Resident, draft: Draft) -> Mark:
     """Make a draft the newest version, in the store's thread; raises StoreError, ConflictError where somebody else wrote."""
-    entry, blob = draft.written()
+    entry, blob = _content(store, resident, draft)
     entry = replace(entry, time=time.time())
     resident.tried.add(entry.mark)
     try:
@@ -269,3 +275,12 @@ def write(store: Store, resident: Resident, draft: Draft) -> Mark:
         store.put(resident.address, entry, blob, newest[0].mark)
     resident.tried = set()
     return entry.mark
+
+
+def _content(store: Store, resident: Resident, draft: Draft) -> tuple[Entry, bytes]:
+    """What is to be written; where only the position has changed, no bytes."""
+    if resident.mark != NOTHING and draft.entry.version == resident.mark.version:
+        newest = next(iter(store.history(resident.address)), None)
+        if newest is not None and newest.mark == resident.mark:
+            return replace(newest, session=draft.entry.session, utterance=draft.entry.utterance), b""
+    return draft.written()

@@ -63,7 +63,7 @@ def load(store: Store, ask: Ask, known: Resident) -> Loaded:
     if newest.quarantined:
         return replace(clean, restored=False, reason=f"version {newest.version} is in quarantine ({newest.quarantined})")
     if not newest.method:
-        return replace(clean, draft=_clean(ask, newest.version).draft)
+        return clean
     if wanted is None:
         return replace(clean, restored=False, reason=f"drift {newest.drift:.3g} is above the cap {ask.cap:g}, as in every version")
     _check_method(ask, wanted)
@@ -76,7 +76,7 @@ def unread(ask: Ask, known: Resident, reason: str) -> Loaded:
         return resident(ask, known, -1 if known.draft.entry.session != ask.session else known.draft.entry.utterance)
     if ask.after is not None:
         raise Refusal("UNAVAILABLE", f"config.resume_after_utterance: the session cannot be read now ({reason}); try again")
-    return replace(_clean(ask, 0), mark=known.mark, restored=False, reason=reason)
+    return replace(_clean(ask, 0), restored=False, reason=reason)
 
 
 def resident(ask: Ask, known: Resident, utterance: int) -> Loaded:

@@ -36,7 +36,8 @@ class MemoryStore:
             mark = newest[0].mark if newest else NOTHING
             if mark != expected:
                 raise conflict(address, expected, mark.version if newest else "nothing")
-            versions = {**self._kept.get(address, {}), entry.version: (entry, blob)}
+            content = newest[1] if newest and entry.mark == expected else blob
+            versions = {**self._kept.get(address, {}), entry.version: (entry, content)}
             for old in surplus((found[0] for found in versions.values()), self._quota.history):
                 del versions[old.version]
             self._check_quota(address, versions)
