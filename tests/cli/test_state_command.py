@@ -73,6 +73,15 @@ def test_a_state_is_shown_taken_out_brought_in_reset_and_forgotten(asrlife, serv
     assert (gone.code, gone.out) == (2, "") and "nothing is kept under 'anna'" in gone.err
 
 
+def test_a_stream_of_the_command_line_keeps_what_it_learns_under_its_key(asrlife, server: str, speech: list[Path]) -> None:
+    how = ["--adapt", "csuta", "--set", "steps=1", "--set", "scope=norms", "--key", "dora", "--server", server, "--json"]
+    for version in (0, 1):
+        events = asrlife("stream", speech[0], *how).json()["utterances"][0]["events"]
+        kinds = [event["kind"] for event in events]
+        assert kinds[-2:] == ["stepped", "persisted"]
+        assert asrlife("state", "get", "dora", "--server", server, "--json").json()["current"]["version"] == version + 1
+
+
 def test_a_damaged_file_and_a_wrong_key_are_one_line(asrlife, server: str, tmp_path: Path) -> None:
     told(server, "carla")
     file = tmp_path / "carla.state"

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from asrlife.errors import InputError
 from asrlife.methods.online.state import State
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.state.disk import DiskStore
@@ -246,6 +247,28 @@ async def test_a_session_is_taken_up_earlier_as_far_as_its_history_reaches(servi
     assert (opened.config.resume_after_utterance, opened.state_version) == (3, 6)  # as a change of what is carried, a version of its own
     refinement, _ = await spoken(talk, noise, 9)
     assert (refinement.utterance_index, after(refinement)) == (4, 4)
+    await finished(talk)
+
+
+@pytest.mark.parametrize("method", ["none", "forget"])
+async def test_a_session_that_carries_nothing_keeps_its_place(serving, asked, noise, method):
+    loopback = await serving()
+    adaptation = pb.Adaptation(method=method, persist=A.SESSION)
+    if method == "forget":
+        loopback.fakes.hook = lambda: (_ for _ in ()).throw(InputError("forgetful"))  # nothing is learnt
+    talk, opened = await begun(loopback, asked, adaptation=adaptation)
+    for seed in (1, 2):
+        await talk.say(noise(seed, 1600))
+        await talk.send(control=pb.FINALIZE_UTTERANCE)
+        assert (await kept(talk)).utterance_index == seed - 1
+    talk.call.cancel()
+    await asyncio.wait_for(loopback.until_idle(), 5)
+    resumed = {"session_id": opened.session_id, "resume_after_utterance": 1}
+    talk, opened = await begun(loopback, asked, adaptation=adaptation, **resumed)
+    assert opened.config.resume_after_utterance == 1
+    await talk.say(noise(3, 1600))
+    await talk.send(control=pb.FINALIZE_UTTERANCE)
+    assert (await talk.next("result")).utterance_index == 2
     await finished(talk)
 
 

@@ -12,10 +12,15 @@ from asrlife.methods.online.state import State
 
 
 def restored(data: bytes, start: State) -> State:
-    """Read `State.to_bytes` for the model and the method whose start is `start`; raises InputError naming what does not fit."""
+    """Read `State.to_bytes` for the model and the method whose start is `start`, onto the device where that is.
+
+    Raises InputError naming what does not fit.
+    """
     state = State.from_bytes(data, start.base)
     fit(state, start)
-    return state
+    place = next((vector.device for vector in start.vectors.values()), torch.device("cpu"))
+    with torch.inference_mode(False):
+        return state.updated({name: vector.to(place) for name, vector in state.vectors.items()})
 
 
 def fit(state: State, start: State) -> None:

@@ -53,6 +53,14 @@ def test_what_does_not_fit_is_named(bad: State, words: str) -> None:
         restored(bad.to_bytes(), START)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_state_comes_to_the_device_of_the_model() -> None:
+    there = START.updated({name: vector.cuda() for name, vector in START.vectors.items()})
+    state = restored(BLOB, there)
+    assert all(vector.is_cuda for vector in state.vectors.values()) and state.digest() == GOOD.digest()
+    assert drift(state, there) == pytest.approx(55**0.5)
+
+
 def test_drift_is_the_distance_of_the_weights() -> None:
     assert drift(GOOD, START) == pytest.approx(55**0.5)
     assert drift(State("base"), State("base")) == 0
