@@ -102,17 +102,11 @@ class Keeper:
         if waits and resident.reason:  # its retry is under way and takes this draft with it
             self.count("persist_failed")
             return Outcome("failed", resident.reason)
-        writing = self._spawn(self._written(resident, retry=True))
-        try:
-            return await asyncio.wait_for(asyncio.shield(writing), self._settings.timeout_s)
-        except (asyncio.TimeoutError, TimeoutError):
-            self.count("persist_failed")
-            resident.reason = self._slow
-            return Outcome("failed", resident.reason)
+        return await self._in_time(resident, retry=True)
 
     async def flush(self, claim: Claim) -> Outcome | None:
         """Try what is not durable once more, now; None where everything is."""
-        return await self._written(claim.resident, retry=False) if claim.resident.dirty else None
+        return await self._in_time(claim.resident, retry=False) if claim.resident.dirty else None
 
     def release(self, claim: Claim, finished: bool) -> None:
         """The stream is over; a session that was `finished` is forgotten."""
@@ -134,15 +128,16 @@ class Keeper:
             return
         for task in [task for task in self._tasks if task.get_name() == _RETRY]:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._settings.timeout_s)
         for resident in self.residents.dirty:
-            if (await self._written(resident, retry=False)).kind != "persisted":
+            if (await self._in_time(resident, retry=False)).kind != "persisted":
                 self._give_up(resident, resident.reason)
         if self._store is not None:
             try:
-                await self.call(lambda store: store.close())
-            except StoreError as error:
-                _log.warning("the store of states did not close: %s", error)
+                await asyncio.wait_for(self.call(lambda store: store.close()), self._settings.timeout_s)
+            except (StoreError, asyncio.TimeoutError, TimeoutError) as error:
+                _log.warning("the store of states did not close: %s", str(error) or self._slow)
         self._closed = True
         self._pool.shutdown(wait=False)
 
@@ -178,6 +173,16 @@ class Keeper:
         resident.mark = loaded.mark
         whole = loaded.restored and (resident.dirty or loaded.draft.entry.version == loaded.mark.version)
         resident.draft = loaded.draft if whole else None
+
+    async def _in_time(self, resident: Resident, retry: bool) -> Outcome:
+        """`_written` for callers who wait no longer than the settings say; it goes on behind their back."""
+        writing = self._spawn(self._written(resident, retry))
+        try:
+            return await asyncio.wait_for(asyncio.shield(writing), self._settings.timeout_s)
+        except (asyncio.TimeoutError, TimeoutError):
+            self.count("persist_failed")
+            resident.reason = self._slow
+            return Outcome("failed", resident.reason)
 
     async def _written(self, resident: Resident, retry: bool) -> Outcome:
         async with resident.lock:
