@@ -73,7 +73,7 @@ def told(events: Iterable[Event], show: Callable[[Event], None], warn: Callable[
     return gathering.transcript()
 
 
-def sent(client: Client, sending: Sending, adapt: str, settings: dict[str, str], realtime: bool) -> Iterator[Event]:
-    """Send it all, and give the server's events as they come."""
-    how = {"settings": settings, "endpointing": sending.endpointing, "interim": 0.4}
+def sent(client: Client, sending: Sending, adapt: str, settings: dict[str, str], realtime: bool, key: str = "") -> Iterator[Event]:
+    """Send it all, and give the server's events as they come; what it teaches is kept under `key`, where there is one."""
+    how = {"settings": settings, "endpointing": sending.endpointing, "interim": 0.4, "key": key, "persist": "key" if key else "none"}
     return client.stream(sending.pieces(), adapt, realtime, **how)

@@ -15,7 +15,9 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")] = None,
     port: Annotated[int | None, typer.Option(show_default="50051", help="Port; 0 lets the system choose one.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML with limits, timeouts, endpointing, adaptation; options above win.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML with limits, timeouts, endpointing, adaptation, state; options above win.")
+    ] = None,
 ) -> None:
     """Serve streaming recognition over gRPC until SIGTERM or Ctrl-C.
 

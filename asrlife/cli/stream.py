@@ -25,6 +25,9 @@ def stream(
     adapt: Annotated[str, typer.Option(help="none, suta or dsuta, on the server.")] = "none",
     changes: Changes = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Send at the speed of speech, not as fast as the server takes it.")] = False,
+    key: Annotated[
+        str, typer.Option(metavar="NAME", help="Go on from what the server keeps under this key, and keep what is learnt.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Send sound to a server and show its words as they come.
@@ -41,7 +44,7 @@ def stream(
 
     settings = settings_of_stream(adapt, changes or [])
     sending = Sending.of(source)
-    heard = _heard(sending, server, adapt, settings, realtime, console.err() if as_json else console.out())
+    heard = _heard(sending, server, adapt, settings, realtime, key, console.err() if as_json else console.out())
     for problem in sending.problems:
         console.fail(problem)
     if as_json:
@@ -64,7 +67,7 @@ def settings_of_stream(adapt: str, changes: Sequence[str]) -> dict[str, str]:
     return settings
 
 
-def _heard(sending: Sending, server: str, adapt: str, settings: dict[str, str], realtime: bool, shown_on: Console) -> Transcript:
+def _heard(sending: Sending, server: str, adapt: str, settings: dict[str, str], realtime: bool, key: str, shown_on: Console) -> Transcript:
     from asrlife.cli.live import Transcripts
     from asrlife.cli.sending import sent, told
     from asrlife.client import Client
@@ -73,7 +76,7 @@ def _heard(sending: Sending, server: str, adapt: str, settings: dict[str, str], 
         return f"{start:7.2f} {end:7.2f}  "
 
     with Client(server) as client, Transcripts(shown_on, adapt != "none", head) as shown:
-        return told(sent(client, sending, adapt, settings, realtime), shown.add, console.warn)
+        return told(sent(client, sending, adapt, settings, realtime, key), shown.add, console.warn)
 
 
 def _document(sending: Sending, heard: Transcript) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Talk to a running server in three verbs: `info`, `transcribe`, `stream`.
 
+What it keeps of a speaker has verbs of its own: `get_state`, `reset_state`, `delete_state`, `export_state`, `import_state`.
+
 >>> from asrlife.client import Client
 >>> with Client("127.0.0.1:50051") as client:
 ...     for event in client.stream(asrlife.read("speech.wav"), adapt="dsuta"):
@@ -11,6 +13,7 @@ from asrlife.client.connection import ServerError
 from asrlife.client.events import Adapted, Closed, Event, Final, Interim, Opened, Refined, SpeechEvent, Warned
 from asrlife.client.info import ModelInfo, ServerInfo
 from asrlife.client.requests import Control
+from asrlife.client.states import Exported, KeptState, StateVersion
 from asrlife.client.sync import Client
 from asrlife.client.transcript import Spoken, Transcript
 
@@ -21,8 +24,10 @@ __all__ = [
     "Closed",
     "Control",
     "Event",
+    "Exported",
     "Final",
     "Interim",
+    "KeptState",
     "ModelInfo",
     "Opened",
     "Refined",
@@ -30,6 +35,7 @@ __all__ = [
     "ServerInfo",
     "SpeechEvent",
     "Spoken",
+    "StateVersion",
     "Transcript",
     "Warned",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -15,11 +15,13 @@ from asrlife.client.connection import ADDRESS, OPTIONS, failure, unreachable
 from asrlife.client.events import Event, event
 from asrlife.client.info import ServerInfo
 from asrlife.client.requests import Options, Piece, Timed, messages, messages_of, pieces
+from asrlife.client.states import Exported, KeptState, export_request, reset_request
 from asrlife.client.transcript import Gathering, Transcript
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife.v1 import asrlife_pb2_grpc
 
 Audio = Waveform | str | Path | Iterable[Piece] | AsyncIterable[Piece]
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -32,10 +34,28 @@ class AsyncClient:
 
     async def info(self) -> ServerInfo:
         """What the server is and has."""
-        try:
-            return ServerInfo.of(await (await self._stub()).GetServerInfo(pb.GetServerInfoRequest(), timeout=self._timeout))
-        except grpc.aio.AioRpcError as error:
-            raise failure(error.code(), error.details()) from error
+        return ServerInfo.of(await self._asked(lambda stub: stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=self._timeout)))
+
+    async def get_state(self, key: str) -> KeptState:
+        """Client.get_state for asyncio."""
+        request = pb.GetAdaptationStateRequest(adaptation_key=key)
+        return KeptState.of(await self._asked(lambda stub: stub.GetAdaptationState(request, timeout=self._timeout)))
+
+    async def reset_state(self, key: str, version: int | None = None) -> KeptState:
+        """Client.reset_state for asyncio."""
+        return KeptState.of(await self._asked(lambda stub: stub.ResetAdaptation(reset_request(key, version), timeout=self._timeout)))
+
+    async def delete_state(self, key: str) -> None:
+        """Client.delete_state for asyncio."""
+        await self._asked(lambda stub: stub.DeleteAdaptation(pb.DeleteAdaptationRequest(adaptation_key=key), timeout=self._timeout))
+
+    async def export_state(self, key: str, version: int | None = None) -> Exported:
+        """Client.export_state for asyncio."""
+        return await self._asked(lambda stub: Exported.later(stub.ExportAdaptation(export_request(key, version))))
+
+    async def import_state(self, state: Exported, key: str | None = None) -> KeptState:
+        """Client.import_state for asyncio."""
+        return KeptState.of(await self._asked(lambda stub: stub.ImportAdaptation(state.chunks(key or state.key))))
 
     async def transcribe(self, audio: Audio, **options: Any) -> Transcript:
         """Stream all of `audio` and gather what comes back; options as in `stream`."""
@@ -75,6 +95,12 @@ class AsyncClient:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+    async def _asked(self, call: Callable[[Any], Awaitable[T]]) -> T:
+        try:
+            return await call(await self._stub())
+        except grpc.aio.AioRpcError as error:
+            raise failure(error.code(), error.details()) from error
 
     async def _stub(self) -> Any:
         if self._channel is None:

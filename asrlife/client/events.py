@@ -21,6 +21,7 @@ class Opened:
     settings: Mapping[str, str]
     config: Mapping[str, Any]
     base_hash: str
+    state_version: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,18 @@ class SpeechEvent:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What an utterance did to the weights: "stepped", "slow_committed", "reset" or "skipped"."""
+    """What an utterance did to the weights: "stepped", "slow_committed", "reset" or "skipped"; and what became of the state that is kept.
+
+    "restored": the stream starts from what was there, unless `restored` is False, for `reason`. "persisted": this version is durable.
+    "persist_failed": it is in memory only, for `reason`.
+    """
 
     index: int
     kind: str
     reason: str
     detail: Mapping[str, Any]
     state_version: int
+    restored: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def event(response: pb.StreamingResponse) -> Event | None:
 def _opened(told: pb.Opened) -> Opened:
     config = MessageToDict(told.config, preserving_proto_field_name=True)
     adaptation = told.config.adaptation
-    return Opened(told.session_id, adaptation.method, dict(adaptation.settings), config, told.base_hash)
+    return Opened(told.session_id, adaptation.method, dict(adaptation.settings), config, told.base_hash, told.state_version)
 
 
 def _result(told: pb.Result) -> Interim | Final:
@@ -137,7 +143,8 @@ def _speech(told: pb.SpeechEvent) -> SpeechEvent:
 
 def _adapted(told: pb.AdaptationEvent) -> Adapted:
     detail = MessageToDict(told.detail)
-    return Adapted(told.utterance_index, _named(pb.AdaptationEvent.Kind, told.kind), told.reason, detail, told.state_version)
+    restored = told.restored if told.HasField("restored") else None
+    return Adapted(told.utterance_index, _named(pb.AdaptationEvent.Kind, told.kind), told.reason, detail, told.state_version, restored)
 
 
 def _closed(told: pb.Closed) -> Closed:

@@ -38,6 +38,9 @@ class Options:
 
     `endpointing` "server" listens for pauses, "external" ends an utterance at Control.FINALIZE and at the end only. `interim` is the
     least time between interim results in s, None for no such results. `words` asks for word times and confidences.
+    `key` names whose state the stream starts from; `persist` "key" keeps what it learns there, "session" keeps it until the stream ends
+    well, so that one that broke off is taken up again by its `session` behind utterance `resume_after`. `exclusive` fails where another
+    stream writes the key, which otherwise is only read. Utterances shorter than `min_speech` s teach nothing.
     """
 
     adapt: str = "none"
@@ -47,6 +50,13 @@ class Options:
     words: bool = False
     speech_events: bool = False
     model: str = ""
+    key: str = ""
+    persist: Literal["none", "session", "key"] = "none"
+    read_only: bool = False
+    exclusive: bool = False
+    session: str = ""
+    resume_after: int | None = None
+    min_speech: float | None = None
 
     def config(self, rate: int) -> pb.StreamingConfig:
         """The first message's content for sound at `rate` Hz."""
@@ -58,7 +68,20 @@ class Options:
             config.interim.min_interval_ms = round(self.interim * 1000)
         config.adaptation.method = self.adapt
         config.adaptation.settings.update({name: str(value) for name, value in self.settings.items()})
+        self._keep(config)
         return config
+
+    def _keep(self, config: pb.StreamingConfig) -> None:
+        if self.persist not in _PERSIST:
+            raise InputError(f"persist {self.persist!r} is unknown; use one of {', '.join(_PERSIST)}")
+        adaptation = config.adaptation
+        adaptation.adaptation_key, adaptation.persist = self.key, _PERSIST[self.persist]
+        adaptation.read_only, adaptation.exclusive = self.read_only, self.exclusive
+        config.session_id = self.session
+        if self.resume_after is not None:
+            config.resume_after_utterance = self.resume_after
+        if self.min_speech is not None:
+            adaptation.min_speech_ms = round(self.min_speech * 1000)
 
     def _known_mode(self) -> str:
         if self.endpointing not in _MODES:
@@ -66,6 +89,7 @@ class Options:
         return self.endpointing
 
 
+_PERSIST = {"none": pb.Adaptation.NONE, "session": pb.Adaptation.SESSION, "key": pb.Adaptation.KEY}
 _MODES = {"server": pb.Endpointing.SERVER, "external": pb.Endpointing.EXTERNAL}
 
 

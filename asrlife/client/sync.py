@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -15,11 +15,13 @@ from asrlife.client.connection import ADDRESS, OPTIONS, failure, unreachable
 from asrlife.client.events import Event, event
 from asrlife.client.info import ServerInfo
 from asrlife.client.requests import Options, Piece, Timed, messages, pieces
+from asrlife.client.states import Exported, KeptState, export_request, reset_request
 from asrlife.client.transcript import Gathering, Transcript
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife.v1 import asrlife_pb2_grpc
 
 Audio = Waveform | str | Path | Iterable[Piece]
+T = TypeVar("T")
 
 
 class Client:
@@ -32,10 +34,28 @@ class Client:
 
     def info(self) -> ServerInfo:
         """What the server is and has."""
-        try:
-            return ServerInfo.of(self._stub().GetServerInfo(pb.GetServerInfoRequest(), timeout=self._timeout))
-        except grpc.RpcError as error:
-            raise failure(error.code(), error.details()) from error
+        return self._asked(lambda stub: ServerInfo.of(stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=self._timeout)))
+
+    def get_state(self, key: str) -> KeptState:
+        """What is kept under an adaptation key; raises InputError where nothing is."""
+        request = pb.GetAdaptationStateRequest(adaptation_key=key)
+        return self._asked(lambda stub: KeptState.of(stub.GetAdaptationState(request, timeout=self._timeout)))
+
+    def reset_state(self, key: str, version: int | None = None) -> KeptState:
+        """Go back to an earlier version, or (None) to the base weights; this is a new version, so that it can be undone."""
+        return self._asked(lambda stub: KeptState.of(stub.ResetAdaptation(reset_request(key, version), timeout=self._timeout)))
+
+    def delete_state(self, key: str) -> None:
+        """Forget a key with its whole history."""
+        self._asked(lambda stub: stub.DeleteAdaptation(pb.DeleteAdaptationRequest(adaptation_key=key), timeout=self._timeout))
+
+    def export_state(self, key: str, version: int | None = None) -> Exported:
+        """Take out a version, by default the current one."""
+        return self._asked(lambda stub: Exported.of(stub.ExportAdaptation(export_request(key, version))))
+
+    def import_state(self, state: Exported, key: str | None = None) -> KeptState:
+        """Bring in what was taken out, under its own key or another; raises InputError where the server refuses it."""
+        return self._asked(lambda stub: KeptState.of(stub.ImportAdaptation(state.chunks(key or state.key))))
 
     def transcribe(self, audio: Audio, **options: Any) -> Transcript:
         """Stream all of `audio` and gather what comes back; options as in `stream`."""
@@ -48,8 +68,8 @@ class Client:
         """Send `audio`, and give events as they come; leaving the loop early cancels the stream.
 
         `audio` is a sound, a file, or an iterable of sounds with Control between them. `realtime` sends it at the speed of speech.
-        Further options are those of `Options`: settings, endpointing, interim, words, speech_events, model. Raises InputError for what
-        the server refuses, ServerError when the server fails.
+        Further options are those of `Options`: settings, endpointing, interim, words, speech_events, model, key, persist, read_only,
+        exclusive, session, resume_after, min_speech. Raises InputError for what the server refuses, ServerError when the server fails.
         """
         sending = _Sending(messages(pieces(audio), Options(adapt=adapt, **options)), realtime)
         call = self._stub().StreamingRecognize(sending)
@@ -74,6 +94,12 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _asked(self, call: Callable[[Any], T]) -> T:
+        try:
+            return call(self._stub())
+        except grpc.RpcError as error:
+            raise failure(error.code(), error.details()) from error
 
     def _stub(self) -> Any:
         if self._channel is None:

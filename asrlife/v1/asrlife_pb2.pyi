@@ -177,9 +177,12 @@ class StreamingConfig(_message.Message):
     request_id: _builtins.str
     """the client's own name for this call, echoed; [A-Za-z0-9._:-]{1,128}"""
     session_id: _builtins.str
-    """refused for now: sessions cannot be resumed yet"""
+    """The session to open or to take up again; empty: a new one, named in `opened`; [A-Za-z0-9._-]{1,128}. Its older connection ends with ABORTED."""
     resume_after_utterance: _builtins.int
-    """refused for now"""
+    """Take a persisted session up again behind this utterance, the last one whose outcome the client has. Utterances are numbered on from
+    there, and times begin anew. A session that was committed less far goes on from its last committed utterance, echoed in `opened`;
+    one that was committed further goes back, as far as its history reaches (else OUT_OF_RANGE).
+    """
     @_builtins.property
     def interim(self) -> Global___Interim: ...
     @_builtins.property
@@ -366,17 +369,19 @@ class Adaptation(_message.Message):
     class _PersistEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Adaptation._Persist.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         NONE: Adaptation._Persist.ValueType  # 0
+        """what is learnt ends with the stream"""
         SESSION: Adaptation._Persist.ValueType  # 1
-        """refused for now"""
+        """it is kept until FINISH, so that a stream that broke off can be taken up again"""
         KEY: Adaptation._Persist.ValueType  # 2
-        """refused for now"""
+        """it is kept under `adaptation_key`; the method must be one that carries something"""
 
     class Persist(_Persist, metaclass=_PersistEnumTypeWrapper): ...
     NONE: Adaptation.Persist.ValueType  # 0
+    """what is learnt ends with the stream"""
     SESSION: Adaptation.Persist.ValueType  # 1
-    """refused for now"""
+    """it is kept until FINISH, so that a stream that broke off can be taken up again"""
     KEY: Adaptation.Persist.ValueType  # 2
-    """refused for now"""
+    """it is kept under `adaptation_key`; the method must be one that carries something"""
 
     @_typing.final
     class SettingsEntry(_message.Message):
@@ -406,19 +411,24 @@ class Adaptation(_message.Message):
     ADAPTATION_KEY_FIELD_NUMBER: _builtins.int
     PERSIST_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """"none", "suta", "dsuta": see ServerInfo.adaptation_methods; empty: the server's default"""
     min_speech_ms: _builtins.int
-    """refused for now"""
+    """shorter utterances, as they are cut, teach nothing; at most max_utterance_ms"""
     max_latency_ms: _builtins.int
     """refused for now"""
     refine_finals: _builtins.bool
     """false is refused for now"""
     adaptation_key: _builtins.str
-    """refused for now"""
+    """whose state the stream starts from; [A-Za-z0-9._-]{1,128}"""
     persist: Global___Adaptation.Persist.ValueType
     read_only: _builtins.bool
-    """refused for now"""
+    """Every utterance starts from the state that was loaded, and what it teaches is dropped. A stream that asks to write a key which another
+    stream is writing gets this too, and reads it in `opened`.
+    """
+    exclusive: _builtins.bool
+    """with KEY: end with ABORTED rather than open read_only, or when another server writes the key"""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The method's own settings by name (steps, learning rate, scope, objective weights, reset policy, seed, ...).
@@ -436,10 +446,11 @@ class Adaptation(_message.Message):
         adaptation_key: _builtins.str = ...,
         persist: Global___Adaptation.Persist.ValueType = ...,
         read_only: _builtins.bool = ...,
+        exclusive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_latency_ms", b"_max_latency_ms", "_min_speech_ms", b"_min_speech_ms", "_refine_finals", b"_refine_finals", "max_latency_ms", b"max_latency_ms", "min_speech_ms", b"min_speech_ms", "refine_finals", b"refine_finals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_latency_ms", b"_max_latency_ms", "_min_speech_ms", b"_min_speech_ms", "_refine_finals", b"_refine_finals", "adaptation_key", b"adaptation_key", "max_latency_ms", b"max_latency_ms", "method", b"method", "min_speech_ms", b"min_speech_ms", "persist", b"persist", "read_only", b"read_only", "refine_finals", b"refine_finals", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_latency_ms", b"_max_latency_ms", "_min_speech_ms", b"_min_speech_ms", "_refine_finals", b"_refine_finals", "adaptation_key", b"adaptation_key", "exclusive", b"exclusive", "max_latency_ms", b"max_latency_ms", "method", b"method", "min_speech_ms", b"min_speech_ms", "persist", b"persist", "read_only", b"read_only", "refine_finals", b"refine_finals", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_latency_ms: _TypeAlias = _typing.Literal["max_latency_ms"]  # noqa: Y015
     _WhichOneofArgType__max_latency_ms: _TypeAlias = _typing.Literal["_max_latency_ms", b"_max_latency_ms"]  # noqa: Y015
@@ -852,7 +863,11 @@ class AdaptationEvent(_message.Message):
         RESET: AdaptationEvent._Kind.ValueType  # 3
         SKIPPED: AdaptationEvent._Kind.ValueType  # 4
         RESTORED: AdaptationEvent._Kind.ValueType  # 5
+        """with `restored` false: what was kept could not be used, and the stream starts clean"""
         PERSISTED: AdaptationEvent._Kind.ValueType  # 6
+        """durable: what a restarted server starts from"""
+        PERSIST_FAILED: AdaptationEvent._Kind.ValueType  # 7
+        """in memory only; `reason` says why, and whether it is tried again"""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: AdaptationEvent.Kind.ValueType  # 0
@@ -861,7 +876,11 @@ class AdaptationEvent(_message.Message):
     RESET: AdaptationEvent.Kind.ValueType  # 3
     SKIPPED: AdaptationEvent.Kind.ValueType  # 4
     RESTORED: AdaptationEvent.Kind.ValueType  # 5
+    """with `restored` false: what was kept could not be used, and the stream starts clean"""
     PERSISTED: AdaptationEvent.Kind.ValueType  # 6
+    """durable: what a restarted server starts from"""
+    PERSIST_FAILED: AdaptationEvent.Kind.ValueType  # 7
+    """in memory only; `reason` says why, and whether it is tried again"""
 
     KIND_FIELD_NUMBER: _builtins.int
     UTTERANCE_INDEX_FIELD_NUMBER: _builtins.int
@@ -871,6 +890,7 @@ class AdaptationEvent(_message.Message):
     DRIFT_FIELD_NUMBER: _builtins.int
     STATE_VERSION_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    RESTORED_FIELD_NUMBER: _builtins.int
     kind: Global___AdaptationEvent.Kind.ValueType
     utterance_index: _builtins.int
     reason: _builtins.str
@@ -878,6 +898,7 @@ class AdaptationEvent(_message.Message):
     loss_after: _builtins.float
     drift: _builtins.float
     state_version: _builtins.int
+    restored: _builtins.bool
     @_builtins.property
     def detail(self) -> _struct_pb2.Struct:
         """everything the method says about it"""
@@ -893,10 +914,11 @@ class AdaptationEvent(_message.Message):
         drift: _builtins.float | None = ...,
         state_version: _builtins.int = ...,
         detail: _struct_pb2.Struct | None = ...,
+        restored: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_drift", b"_drift", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "detail", b"detail", "drift", b"drift", "loss_after", b"loss_after", "loss_before", b"loss_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drift", b"_drift", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_restored", b"_restored", "detail", b"detail", "drift", b"drift", "loss_after", b"loss_after", "loss_before", b"loss_before", "restored", b"restored"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drift", b"_drift", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "detail", b"detail", "drift", b"drift", "kind", b"kind", "loss_after", b"loss_after", "loss_before", b"loss_before", "reason", b"reason", "state_version", b"state_version", "utterance_index", b"utterance_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drift", b"_drift", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_restored", b"_restored", "detail", b"detail", "drift", b"drift", "kind", b"kind", "loss_after", b"loss_after", "loss_before", b"loss_before", "reason", b"reason", "restored", b"restored", "state_version", b"state_version", "utterance_index", b"utterance_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drift: _TypeAlias = _typing.Literal["drift"]  # noqa: Y015
     _WhichOneofArgType__drift: _TypeAlias = _typing.Literal["_drift", b"_drift"]  # noqa: Y015
@@ -904,12 +926,16 @@ class AdaptationEvent(_message.Message):
     _WhichOneofArgType__loss_after: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after"]  # noqa: Y015
     _WhichOneofReturnType__loss_before: _TypeAlias = _typing.Literal["loss_before"]  # noqa: Y015
     _WhichOneofArgType__loss_before: _TypeAlias = _typing.Literal["_loss_before", b"_loss_before"]  # noqa: Y015
+    _WhichOneofReturnType__restored: _TypeAlias = _typing.Literal["restored"]  # noqa: Y015
+    _WhichOneofArgType__restored: _TypeAlias = _typing.Literal["_restored", b"_restored"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__drift) -> _WhichOneofReturnType__drift | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_after) -> _WhichOneofReturnType__loss_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_before) -> _WhichOneofReturnType__loss_before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__restored) -> _WhichOneofReturnType__restored | None: ...
 
 Global___AdaptationEvent: _TypeAlias = AdaptationEvent  # noqa: Y015
 
@@ -1135,3 +1161,247 @@ class ListModelsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class AdaptationState(_message.Message):
+    """-------------------------------------------------------------------------------------------------------------------- states"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTATION_KEY_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    BEING_WRITTEN_FIELD_NUMBER: _builtins.int
+    adaptation_key: _builtins.str
+    being_written: _builtins.bool
+    """by a stream of this server"""
+    @_builtins.property
+    def current(self) -> Global___StateVersion: ...
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateVersion]:
+        """newest first, with the current one"""
+
+    def __init__(
+        self,
+        *,
+        adaptation_key: _builtins.str = ...,
+        current: Global___StateVersion | None = ...,
+        history: _abc.Iterable[Global___StateVersion] | None = ...,
+        being_written: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation_key", b"adaptation_key", "being_written", b"being_written", "current", b"current", "history", b"history"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdaptationState: _TypeAlias = AdaptationState  # noqa: Y015
+
+@_typing.final
+class StateVersion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    BASE_HASH_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    SETTINGS_DIGEST_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    DRIFT_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    base_hash: _builtins.str
+    """of the model it belongs to"""
+    method: _builtins.str
+    """empty: the base weights, after a reset"""
+    settings_digest: _builtins.str
+    """SHA-256 of method and settings"""
+    checksum: _builtins.str
+    """SHA-256 of the bytes"""
+    size_bytes: _builtins.int
+    steps: _builtins.int
+    drift: _builtins.float
+    """Euclidean distance of the weights to the base"""
+    quarantined: _builtins.str
+    """why it is kept and never loaded; empty: it is sound"""
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """of the method, as they were in force"""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        base_hash: _builtins.str = ...,
+        method: _builtins.str = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        settings_digest: _builtins.str = ...,
+        checksum: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        drift: _builtins.float = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        quarantined: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_hash", b"base_hash", "checksum", b"checksum", "drift", b"drift", "method", b"method", "quarantined", b"quarantined", "settings", b"settings", "settings_digest", b"settings_digest", "size_bytes", b"size_bytes", "steps", b"steps", "time", b"time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateVersion: _TypeAlias = StateVersion  # noqa: Y015
+
+@_typing.final
+class GetAdaptationStateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTATION_KEY_FIELD_NUMBER: _builtins.int
+    adaptation_key: _builtins.str
+    def __init__(
+        self,
+        *,
+        adaptation_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation_key", b"adaptation_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAdaptationStateRequest: _TypeAlias = GetAdaptationStateRequest  # noqa: Y015
+
+@_typing.final
+class ResetAdaptationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTATION_KEY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    adaptation_key: _builtins.str
+    version: _builtins.int
+    """the one to go back to; unset: the base weights"""
+    def __init__(
+        self,
+        *,
+        adaptation_key: _builtins.str = ...,
+        version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "adaptation_key", b"adaptation_key", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___ResetAdaptationRequest: _TypeAlias = ResetAdaptationRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAdaptationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTATION_KEY_FIELD_NUMBER: _builtins.int
+    adaptation_key: _builtins.str
+    def __init__(
+        self,
+        *,
+        adaptation_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation_key", b"adaptation_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAdaptationRequest: _TypeAlias = DeleteAdaptationRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAdaptationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAdaptationResponse: _TypeAlias = DeleteAdaptationResponse  # noqa: Y015
+
+@_typing.final
+class ExportAdaptationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTATION_KEY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    adaptation_key: _builtins.str
+    version: _builtins.int
+    """unset: the current one"""
+    def __init__(
+        self,
+        *,
+        adaptation_key: _builtins.str = ...,
+        version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "adaptation_key", b"adaptation_key", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___ExportAdaptationRequest: _TypeAlias = ExportAdaptationRequest  # noqa: Y015
+
+@_typing.final
+class AdaptationChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    @_builtins.property
+    def state(self) -> Global___AdaptationState:
+        """first; an import needs its key, and of `current` method, settings, checksum, size_bytes, steps"""
+
+    def __init__(
+        self,
+        *,
+        state: Global___AdaptationState | None = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_chunk: _TypeAlias = _typing.Literal["state", "content"]  # noqa: Y015
+    _WhichOneofArgType_chunk: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_chunk) -> _WhichOneofReturnType_chunk | None: ...
+
+Global___AdaptationChunk: _TypeAlias = AdaptationChunk  # noqa: Y015

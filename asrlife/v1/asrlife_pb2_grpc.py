@@ -49,6 +49,31 @@ class SpeechAdaptStub:
                 request_serializer=asrlife_dot_v1_dot_asrlife__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=asrlife_dot_v1_dot_asrlife__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.GetAdaptationState = channel.unary_unary(
+                '/asrlife.v1.SpeechAdapt/GetAdaptationState',
+                request_serializer=asrlife_dot_v1_dot_asrlife__pb2.GetAdaptationStateRequest.SerializeToString,
+                response_deserializer=asrlife_dot_v1_dot_asrlife__pb2.AdaptationState.FromString,
+                _registered_method=True)
+        self.ResetAdaptation = channel.unary_unary(
+                '/asrlife.v1.SpeechAdapt/ResetAdaptation',
+                request_serializer=asrlife_dot_v1_dot_asrlife__pb2.ResetAdaptationRequest.SerializeToString,
+                response_deserializer=asrlife_dot_v1_dot_asrlife__pb2.AdaptationState.FromString,
+                _registered_method=True)
+        self.DeleteAdaptation = channel.unary_unary(
+                '/asrlife.v1.SpeechAdapt/DeleteAdaptation',
+                request_serializer=asrlife_dot_v1_dot_asrlife__pb2.DeleteAdaptationRequest.SerializeToString,
+                response_deserializer=asrlife_dot_v1_dot_asrlife__pb2.DeleteAdaptationResponse.FromString,
+                _registered_method=True)
+        self.ExportAdaptation = channel.unary_stream(
+                '/asrlife.v1.SpeechAdapt/ExportAdaptation',
+                request_serializer=asrlife_dot_v1_dot_asrlife__pb2.ExportAdaptationRequest.SerializeToString,
+                response_deserializer=asrlife_dot_v1_dot_asrlife__pb2.AdaptationChunk.FromString,
+                _registered_method=True)
+        self.ImportAdaptation = channel.stream_unary(
+                '/asrlife.v1.SpeechAdapt/ImportAdaptation',
+                request_serializer=asrlife_dot_v1_dot_asrlife__pb2.AdaptationChunk.SerializeToString,
+                response_deserializer=asrlife_dot_v1_dot_asrlife__pb2.AdaptationState.FromString,
+                _registered_method=True)
 
 
 class SpeechAdaptServicer:
@@ -76,6 +101,43 @@ class SpeechAdaptServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAdaptationState(self, request, context):
+        """What is kept under an adaptation key of the caller's tenant; NOT_FOUND where nothing is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetAdaptation(self, request, context):
+        """Go back: to an earlier version, or to the base weights. What was there stays in the history until newer versions push it out.
+        A stream that writes the key goes on in memory and keeps nothing more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAdaptation(self, request, context):
+        """Forget a key with all of its history.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportAdaptation(self, request, context):
+        """The state first, without its history, then its bytes: a safetensors file, in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportAdaptation(self, request_iterator, context):
+        """The same way back, under any key; a server allows it only where its configuration says so. What does not fit this server's model,
+        holds numbers that are not finite, or is damaged is refused with FAILED_PRECONDITION naming it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SpeechAdaptServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +155,31 @@ def add_SpeechAdaptServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=asrlife_dot_v1_dot_asrlife__pb2.ListModelsRequest.FromString,
                     response_serializer=asrlife_dot_v1_dot_asrlife__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'GetAdaptationState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAdaptationState,
+                    request_deserializer=asrlife_dot_v1_dot_asrlife__pb2.GetAdaptationStateRequest.FromString,
+                    response_serializer=asrlife_dot_v1_dot_asrlife__pb2.AdaptationState.SerializeToString,
+            ),
+            'ResetAdaptation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetAdaptation,
+                    request_deserializer=asrlife_dot_v1_dot_asrlife__pb2.ResetAdaptationRequest.FromString,
+                    response_serializer=asrlife_dot_v1_dot_asrlife__pb2.AdaptationState.SerializeToString,
+            ),
+            'DeleteAdaptation': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAdaptation,
+                    request_deserializer=asrlife_dot_v1_dot_asrlife__pb2.DeleteAdaptationRequest.FromString,
+                    response_serializer=asrlife_dot_v1_dot_asrlife__pb2.DeleteAdaptationResponse.SerializeToString,
+            ),
+            'ExportAdaptation': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportAdaptation,
+                    request_deserializer=asrlife_dot_v1_dot_asrlife__pb2.ExportAdaptationRequest.FromString,
+                    response_serializer=asrlife_dot_v1_dot_asrlife__pb2.AdaptationChunk.SerializeToString,
+            ),
+            'ImportAdaptation': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportAdaptation,
+                    request_deserializer=asrlife_dot_v1_dot_asrlife__pb2.AdaptationChunk.FromString,
+                    response_serializer=asrlife_dot_v1_dot_asrlife__pb2.AdaptationState.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +263,141 @@ class SpeechAdapt:
             '/asrlife.v1.SpeechAdapt/ListModels',
             asrlife_dot_v1_dot_asrlife__pb2.ListModelsRequest.SerializeToString,
             asrlife_dot_v1_dot_asrlife__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAdaptationState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asrlife.v1.SpeechAdapt/GetAdaptationState',
+            asrlife_dot_v1_dot_asrlife__pb2.GetAdaptationStateRequest.SerializeToString,
+            asrlife_dot_v1_dot_asrlife__pb2.AdaptationState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetAdaptation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asrlife.v1.SpeechAdapt/ResetAdaptation',
+            asrlife_dot_v1_dot_asrlife__pb2.ResetAdaptationRequest.SerializeToString,
+            asrlife_dot_v1_dot_asrlife__pb2.AdaptationState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAdaptation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asrlife.v1.SpeechAdapt/DeleteAdaptation',
+            asrlife_dot_v1_dot_asrlife__pb2.DeleteAdaptationRequest.SerializeToString,
+            asrlife_dot_v1_dot_asrlife__pb2.DeleteAdaptationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAdaptation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/asrlife.v1.SpeechAdapt/ExportAdaptation',
+            asrlife_dot_v1_dot_asrlife__pb2.ExportAdaptationRequest.SerializeToString,
+            asrlife_dot_v1_dot_asrlife__pb2.AdaptationChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportAdaptation(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/asrlife.v1.SpeechAdapt/ImportAdaptation',
+            asrlife_dot_v1_dot_asrlife__pb2.AdaptationChunk.SerializeToString,
+            asrlife_dot_v1_dot_asrlife__pb2.AdaptationState.FromString,
             options,
             channel_credentials,
             insecure,

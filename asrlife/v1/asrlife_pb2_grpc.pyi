@@ -43,6 +43,20 @@ class SpeechAdaptStub:
     """Version, limits, encodings, adaptation methods and the fingerprint of the base weights."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_asrlife_pb2.ListModelsRequest, _asrlife_pb2.ListModelsResponse]
     """The models that `config.model` may name."""
+    GetAdaptationState: _grpc.UnaryUnaryMultiCallable[_asrlife_pb2.GetAdaptationStateRequest, _asrlife_pb2.AdaptationState]
+    """What is kept under an adaptation key of the caller's tenant; NOT_FOUND where nothing is."""
+    ResetAdaptation: _grpc.UnaryUnaryMultiCallable[_asrlife_pb2.ResetAdaptationRequest, _asrlife_pb2.AdaptationState]
+    """Go back: to an earlier version, or to the base weights. What was there stays in the history until newer versions push it out.
+    A stream that writes the key goes on in memory and keeps nothing more.
+    """
+    DeleteAdaptation: _grpc.UnaryUnaryMultiCallable[_asrlife_pb2.DeleteAdaptationRequest, _asrlife_pb2.DeleteAdaptationResponse]
+    """Forget a key with all of its history."""
+    ExportAdaptation: _grpc.UnaryStreamMultiCallable[_asrlife_pb2.ExportAdaptationRequest, _asrlife_pb2.AdaptationChunk]
+    """The state first, without its history, then its bytes: a safetensors file, in pieces."""
+    ImportAdaptation: _grpc.StreamUnaryMultiCallable[_asrlife_pb2.AdaptationChunk, _asrlife_pb2.AdaptationState]
+    """The same way back, under any key; a server allows it only where its configuration says so. What does not fit this server's model,
+    holds numbers that are not finite, or is damaged is refused with FAILED_PRECONDITION naming it.
+    """
 
 @_typing.type_check_only
 class SpeechAdaptAsyncStub(SpeechAdaptStub):
@@ -55,6 +69,20 @@ class SpeechAdaptAsyncStub(SpeechAdaptStub):
     """Version, limits, encodings, adaptation methods and the fingerprint of the base weights."""
     ListModels: _aio.UnaryUnaryMultiCallable[_asrlife_pb2.ListModelsRequest, _asrlife_pb2.ListModelsResponse]  # type: ignore[assignment]
     """The models that `config.model` may name."""
+    GetAdaptationState: _aio.UnaryUnaryMultiCallable[_asrlife_pb2.GetAdaptationStateRequest, _asrlife_pb2.AdaptationState]  # type: ignore[assignment]
+    """What is kept under an adaptation key of the caller's tenant; NOT_FOUND where nothing is."""
+    ResetAdaptation: _aio.UnaryUnaryMultiCallable[_asrlife_pb2.ResetAdaptationRequest, _asrlife_pb2.AdaptationState]  # type: ignore[assignment]
+    """Go back: to an earlier version, or to the base weights. What was there stays in the history until newer versions push it out.
+    A stream that writes the key goes on in memory and keeps nothing more.
+    """
+    DeleteAdaptation: _aio.UnaryUnaryMultiCallable[_asrlife_pb2.DeleteAdaptationRequest, _asrlife_pb2.DeleteAdaptationResponse]  # type: ignore[assignment]
+    """Forget a key with all of its history."""
+    ExportAdaptation: _aio.UnaryStreamMultiCallable[_asrlife_pb2.ExportAdaptationRequest, _asrlife_pb2.AdaptationChunk]  # type: ignore[assignment]
+    """The state first, without its history, then its bytes: a safetensors file, in pieces."""
+    ImportAdaptation: _aio.StreamUnaryMultiCallable[_asrlife_pb2.AdaptationChunk, _asrlife_pb2.AdaptationState]  # type: ignore[assignment]
+    """The same way back, under any key; a server allows it only where its configuration says so. What does not fit this server's model,
+    holds numbers that are not finite, or is damaged is refused with FAILED_PRECONDITION naming it.
+    """
 
 class SpeechAdaptServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -82,5 +110,49 @@ class SpeechAdaptServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_asrlife_pb2.ListModelsResponse, _abc.Awaitable[_asrlife_pb2.ListModelsResponse]]:
         """The models that `config.model` may name."""
+
+    @_abc_1.abstractmethod
+    def GetAdaptationState(
+        self,
+        request: _asrlife_pb2.GetAdaptationStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_asrlife_pb2.AdaptationState, _abc.Awaitable[_asrlife_pb2.AdaptationState]]:
+        """What is kept under an adaptation key of the caller's tenant; NOT_FOUND where nothing is."""
+
+    @_abc_1.abstractmethod
+    def ResetAdaptation(
+        self,
+        request: _asrlife_pb2.ResetAdaptationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_asrlife_pb2.AdaptationState, _abc.Awaitable[_asrlife_pb2.AdaptationState]]:
+        """Go back: to an earlier version, or to the base weights. What was there stays in the history until newer versions push it out.
+        A stream that writes the key goes on in memory and keeps nothing more.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAdaptation(
+        self,
+        request: _asrlife_pb2.DeleteAdaptationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_asrlife_pb2.DeleteAdaptationResponse, _abc.Awaitable[_asrlife_pb2.DeleteAdaptationResponse]]:
+        """Forget a key with all of its history."""
+
+    @_abc_1.abstractmethod
+    def ExportAdaptation(
+        self,
+        request: _asrlife_pb2.ExportAdaptationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_asrlife_pb2.AdaptationChunk], _abc.AsyncIterator[_asrlife_pb2.AdaptationChunk]]:
+        """The state first, without its history, then its bytes: a safetensors file, in pieces."""
+
+    @_abc_1.abstractmethod
+    def ImportAdaptation(
+        self,
+        request_iterator: _MaybeAsyncIterator[_asrlife_pb2.AdaptationChunk],
+        context: _ServicerContext,
+    ) -> _typing.Union[_asrlife_pb2.AdaptationState, _abc.Awaitable[_asrlife_pb2.AdaptationState]]:
+        """The same way back, under any key; a server allows it only where its configuration says so. What does not fit this server's model,
+        holds numbers that are not finite, or is damaged is refused with FAILED_PRECONDITION naming it.
+        """
 
 def add_SpeechAdaptServicer_to_server(servicer: SpeechAdaptServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

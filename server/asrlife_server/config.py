@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -56,6 +56,32 @@ class Adaptation(Settings):
     settings: dict[str, str | int | float | bool] = {}
 
 
+class State(Settings):
+    """Where adaptation state outlives its stream, how much of it, and how hard the server tries.
+
+    `path` is the SQLite file of backend "disk", by default state.sqlite in the user's folder of application state; `url` is that of
+    backend "redis". `history` versions of each key are kept; `resident_bytes` of states stay in memory beside those of live streams.
+    A call of the store that takes longer than `timeout_s` has failed.
+    A state whose distance to the base passes `drift_cap` goes back to the last good one. A session that nobody took up again for
+    `session_ttl_s` is forgotten. What cannot be kept is tried `retries` times more, first after `retry_s`, then after twice as long.
+    """
+
+    backend: Literal["memory", "disk", "redis"] = "disk"
+    path: Path | None = None
+    url: str = "redis://127.0.0.1:6379/0"
+    timeout_s: float = Field(default=5, gt=0)
+    history: int = Field(default=8, ge=1, le=1000)
+    resident_bytes: int = Field(default=256 * 2**20, ge=0)
+    tenant_bytes: int = Field(default=8 * 2**30, ge=1)  # a state of embedded:ctc with the default scope is 10 to 16 MB
+    tenant_keys: int = Field(default=10_000, ge=1)
+    drift_cap: float | None = Field(default=None, gt=0)
+    session_ttl_s: float = Field(default=3600, gt=0)
+    retries: int = Field(default=6, ge=0, le=100)
+    retry_s: float = Field(default=0.5, gt=0)
+    allow_import: bool = False
+    import_bytes: int = Field(default=64 * 2**20, ge=1024)
+
+
 class ServerConfig(Settings):
     """Everything a server can be told; port 0 lets the system choose one."""
 
@@ -67,6 +93,7 @@ class ServerConfig(Settings):
     timeouts: Timeouts = Timeouts()
     endpointing: Endpointing = Endpointing()
     adaptation: Adaptation = Adaptation()
+    state: State = State()
 
     @classmethod
     def read(cls, path: Path | None = None, flags: Mapping[str, Any] | None = None) -> ServerConfig:
@@ -91,6 +118,7 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
 
 def _parsed(data: Mapping[str, Any], where: str) -> ServerConfig:
     groups: dict[str, type[Settings]] = {"limits": Limits, "timeouts": Timeouts, "endpointing": Endpointing, "adaptation": Adaptation}
+    groups["state"] = State
     for name, group in groups.items():
         given = data.get(name, {})
         if not isinstance(given, Mapping):

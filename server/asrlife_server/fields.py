@@ -11,12 +11,17 @@ from asrlife_server.refusal import invalid
 
 HONOURED = frozenset(
     """config.encoding config.sample_rate_hz config.channels config.language config.model config.max_alternatives config.word_times
-    config.word_confidence config.vad_events config.request_id
+    config.word_confidence config.vad_events config.request_id config.session_id config.resume_after_utterance
     config.interim config.interim.enable config.interim.min_interval_ms
     config.endpointing config.endpointing.mode config.endpointing.start_ms config.endpointing.stop_ms
     config.endpointing.max_utterance_ms config.endpointing.threshold
     config.adaptation config.adaptation.method config.adaptation.settings config.adaptation.refine_finals config.adaptation.persist
-    audio audio.content audio.sequence silence silence.duration_ms control config""".split()
+    config.adaptation.adaptation_key config.adaptation.read_only config.adaptation.exclusive config.adaptation.min_speech_ms
+    audio audio.content audio.sequence silence silence.duration_ms control config
+    adaptation_key version content state state.adaptation_key state.current state.current.version state.current.base_hash
+    state.current.method state.current.settings state.current.settings_digest state.current.checksum state.current.size_bytes
+    state.current.steps state.current.drift state.current.time state.current.time.seconds state.current.time.nanos
+    state.current.quarantined""".split()
 )
 
 

@@ -18,20 +18,26 @@ from asrlife_server.endpointing import Silero
 from asrlife_server.engine import Engine
 from asrlife_server.opening import Make
 from asrlife_server.service import NAME, Service
+from asrlife_server.state.entry import Store
+from asrlife_server.state.keeper import Keeper
+from asrlife_server.state.stores import check
 
 _FAREWELL = 2.0  # s in which last messages may leave
 _ALL = ""  # what health calls the whole server
 
 
 class Server:
-    """A server in the running event loop; `model` and `make` may be given, otherwise they are what the settings name."""
+    """A server in the running event loop; `model`, `make` and `store` may be given, otherwise they are what the settings name."""
 
-    def __init__(self, config: ServerConfig, model: Any = None, make: Make | None = None) -> None:
+    def __init__(self, config: ServerConfig, model: Any = None, make: Make | None = None, store: Store | None = None) -> None:
+        if store is None:
+            check(config.state)
         self.config = config
         self.port = config.port
         model, ear = model or asrlife.load(config.model), Silero().ear
         self.engine = Engine(config.limits.queued_jobs, config.threads)
-        self.service = Service(config, model, self.engine, ear, make or _make())
+        self.keeper = Keeper(config.state, store)
+        self.service = Service(config, model, self.engine, ear, make or _make(), self.keeper)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server = grpc.aio.server(options=_options(config))
 
@@ -49,6 +55,7 @@ class Server:
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.service.drain(self.config.timeouts.grace_s if grace is None else grace)
         await self._server.stop(_FAREWELL)
+        await self.keeper.close()
         await asyncio.to_thread(self.engine.close)
 
     def _bound(self) -> int:

@@ -21,6 +21,7 @@ ENCODINGS: Mapping[pb.Encoding.ValueType, Callable[[], Decoder]] = {pb.PCM16: pc
 _LOWEST, _HIGHEST = 8_000, 48_000  # Hz
 _FINEST = 1_920  # samples; rates that share no multiple of 25 Hz with 16 kHz would need a kernel of millions of numbers
 _IDENTIFIER = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")  # of keys and sessions
 _SETTINGS, _SETTING_LENGTH = 64, 256
 _INTERVAL_MS, _LEAST_INTERVAL_MS = 300, 40
 
@@ -48,7 +49,8 @@ def opened_with(request: pb.StreamingRequest, server: ServerConfig, model: Any, 
     _settle_model(config, model)
     _settle_results(config)
     rules = _settle_endpointing(config, server)
-    method = _settle_adaptation(config, server, model, make)
+    method = settle_method(config.adaptation, server, model, make)
+    settle_keeping(config)
     return Opening(
         config=config,
         rate=config.sample_rate_hz,
@@ -135,12 +137,48 @@ def _within(asked: Any, name: str, default: Any, borders: tuple[float, float]) -
     return value
 
 
-def _settle_adaptation(config: pb.StreamingConfig, server: ServerConfig, model: Any, make: Make) -> Any:
+def settle_keeping(config: pb.StreamingConfig) -> None:
+    """Check what outlives the stream, under which name, and who may change it."""
+    asked, key = config.adaptation, config.adaptation.adaptation_key
+    if asked.persist not in pb.Adaptation.Persist.values():
+        raise invalid("config.adaptation.persist", f"{asked.persist} is unknown; use NONE, SESSION or KEY")
+    if key:
+        check_name("config.adaptation.adaptation_key", key)
+    if bool(key) < (asked.persist == pb.Adaptation.KEY):
+        raise invalid("config.adaptation.persist", "KEY needs config.adaptation.adaptation_key")
+    if key and asked.persist == pb.Adaptation.SESSION:
+        raise invalid("config.adaptation.adaptation_key", "has no meaning with persist SESSION; use KEY, or leave the key unset")
+    if asked.read_only and not key:
+        raise invalid("config.adaptation.read_only", "has no meaning without config.adaptation.adaptation_key")
+    if asked.exclusive and (asked.read_only or asked.persist != pb.Adaptation.KEY):
+        raise invalid("config.adaptation.exclusive", "is for streams that write a key: use persist KEY without read_only")
+    longest = config.endpointing.max_utterance_ms
+    if asked.min_speech_ms > longest:
+        raise invalid("config.adaptation.min_speech_ms", f"{asked.min_speech_ms} is above max_utterance_ms ({longest})")
+    _settle_session(config)
+
+
+def _settle_session(config: pb.StreamingConfig) -> None:
+    if config.session_id:
+        check_name("config.session_id", config.session_id)
+    if not config.HasField("resume_after_utterance"):
+        return
+    if not config.session_id:
+        raise invalid("config.resume_after_utterance", "needs config.session_id")
+    if config.adaptation.persist == pb.Adaptation.NONE:
+        raise invalid("config.resume_after_utterance", "needs config.adaptation.persist SESSION or KEY: nothing was kept")
+
+
+def check_name(field: str, name: str) -> None:
+    """Refuse what is no name of a key or a session."""
+    if not _NAME.fullmatch(name):
+        raise invalid(field, "use 1 to 128 of A-Z a-z 0-9 . _ -")
+
+
+def settle_method(asked: pb.Adaptation, server: ServerConfig, model: Any, make: Make) -> Any:
+    """The method that is asked for; what is in force is written back."""
     from asrlife.methods.online import recommended
 
-    asked = config.adaptation
-    if asked.persist != pb.Adaptation.NONE:
-        raise invalid("config.adaptation.persist", "only NONE is supported: adaptation ends with the stream")
     if asked.HasField("refine_finals") and not asked.refine_finals:
         raise invalid("config.adaptation.refine_finals", 'false is not supported; method "none" gives no refinements')
     if len(asked.settings) > _SETTINGS or any(len(text) > _SETTING_LENGTH for pair in asked.settings.items() for text in pair):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 
 import asrlife
 from asrlife.v1 import asrlife_pb2 as pb
-from asrlife.v1 import asrlife_pb2_grpc
 from asrlife_server import wire
 from asrlife_server.config import ServerConfig
 from asrlife_server.endpointing import Endpointer, External, Judge, Listening
@@ -21,24 +21,25 @@ from asrlife_server.engine import Engine, Priority
 from asrlife_server.opening import ENCODINGS, Make, Opening, language, opened_with
 from asrlife_server.refusal import Refusal
 from asrlife_server.session import Session
+from asrlife_server.state.keeper import Keeper
+from asrlife_server.state.kept import Kept, asked
+from asrlife_server.state.rpcs import StateRpcs
 from asrlife_server.stream import Requests, Stream, Write, awaited
 
 NAME: str = pb.DESCRIPTOR.services_by_name["SpeechAdapt"].full_name
+_PARTING = 10.0  # s that a stream may take to end
 _log = logging.getLogger("asrlife.server")
 
 
-class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
+class Service(StateRpcs):
     """Serves one model. `ear` makes a voice activity judge for one stream, `make` a method from its name and settings."""
 
-    def __init__(self, config: ServerConfig, model: Any, engine: Engine, ear: Callable[[], Judge], make: Make) -> None:
-        self.streams: dict[str, Stream] = {}
+    def __init__(self, config: ServerConfig, model: Any, engine: Engine, ear: Callable[[], Judge], make: Make, keeper: Keeper) -> None:
+        super().__init__(config, model, engine, make, keeper)
+        self.streams: dict[tuple[str, str], Stream] = {}  # by tenant and session
         self.draining = False
-        self._config = config
-        self._model = model
-        self._base = model.fingerprint()
-        self._engine = engine
         self._ear = ear
-        self._make = make
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._calls = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -47,7 +48,7 @@ class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
         """See the protocol."""
         try:
             with self._place():
-                await self._serve(request_iterator, context.write)
+                await self._serve(request_iterator, context.write, self.tenant_of(context))
         except Refusal as refusal:
             await context.abort(grpc.StatusCode[refusal.code], refusal.message)
         except grpc.aio.BaseError:
@@ -85,14 +86,46 @@ class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
         for stream in list(self.streams.values()):
             stream.expire()
 
-    async def _serve(self, requests: Requests, write: Write) -> None:
-        stream = await self._opened(requests)
-        self.streams[stream.session.name] = stream
-        try:
-            await write(self._greeting(stream.session))
+    async def _serve(self, requests: Requests, write: Write, tenant: str) -> None:
+        session = await self._opened(requests)
+        async with self._registered(session, tenant) as (stream, kept):
+            await write(self._greeting(session))
+            for message in kept.greeting() if kept else []:
+                await write(message)
             await stream.serve(requests, write)
+
+    @asynccontextmanager
+    async def _registered(self, session: Session, tenant: str) -> AsyncIterator[tuple[Stream, Kept | None]]:
+        place = tenant, session.name
+        async with self._turns.setdefault(place, asyncio.Lock()):
+            await self._superseded(place)
+            kept = await self._kept(session, tenant)
+            stream = self.streams[place] = Stream(session, self._engine, self._config.limits, self._config.timeouts, kept)
+        try:
+            yield stream, kept
         finally:
-            del self.streams[stream.session.name]
+            if kept is not None:
+                kept.release()
+            del self.streams[place]
+            stream.gone.set()
+
+    async def _superseded(self, place: tuple[str, str]) -> None:
+        older = self.streams.get(place)
+        if older is None:
+            return
+        older.supersede()
+        try:
+            await asyncio.wait_for(older.gone.wait(), _PARTING)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise Refusal("ABORTED", "config.session_id: the older connection of this session does not end; try again") from None
+
+    async def _kept(self, session: Session, tenant: str) -> Kept | None:
+        ask = asked(session, tenant, self._config.state.drift_cap)
+        if ask is None:
+            return None
+        kept = Kept(self.keeper, await self.keeper.claim(ask))
+        kept.apply(session)
+        return kept
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -109,12 +142,11 @@ class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
             if not self._calls:
                 self._quiet.set()
 
-    async def _opened(self, requests: Requests) -> Stream:
+    async def _opened(self, requests: Requests) -> Session:
         first = await awaited(requests, self._config.timeouts.first_message_s, "first message")
         if first is None:
             raise Refusal("INVALID_ARGUMENT", "config: the stream ended before its first message, which must be `config`")
-        session = (await self._engine.run(Priority.HEAR, lambda: self._begin(first))).value
-        return Stream(session, self._engine, self._config.limits, self._config.timeouts)
+        return (await self._engine.run(Priority.HEAR, lambda: self._begin(first))).value
 
     def _begin(self, first: pb.StreamingRequest) -> Session:
         opening = opened_with(first, self._config, self._model, self._make)
@@ -122,7 +154,7 @@ class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
             state = opening.method.start(self._model)
         except asrlife.InputError as error:
             raise Refusal("INVALID_ARGUMENT", f"config.adaptation: {error}") from error
-        return Session(uuid.uuid4().hex, opening, self._model, self._endpointer(opening), state)
+        return Session(opening.config.session_id or uuid.uuid4().hex, opening, self._model, self._endpointer(opening), state)
 
     def _endpointer(self, opening: Opening) -> Endpointer:
         if opening.external:

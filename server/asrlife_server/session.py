@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from asrlife.audio.waveform import Waveform
 from asrlife.data.utterance import Utterance
 from asrlife.errors import InputError
 from asrlife.methods.online.method import Event
+from asrlife.methods.online.restore import drift
 from asrlife.text.hypothesis import Hypothesis
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server import wire
@@ -21,6 +23,7 @@ from asrlife_server.opening import ENCODINGS, Opening
 
 Messages = list[pb.StreamingResponse]
 _ODD = {"clipped": "clipped; lower the gain", "offset": "a constant offset; check the microphone", "quiet": "very quiet; raise the gain"}
+_NOT_KEPT = frozenset({"slow_committed", "reset"})  # events that say nothing of a stream which keeps nothing
 _NOTHING = Hypothesis("", (), (), 0.0)
 
 
@@ -83,6 +86,10 @@ class Session:
         self.version = 0
         self.state = state
         self.frozen = False
+        self.read_only = False
+        self.drift_cap: float | None = None
+        self._source = state
+        self._first = 0  # index of this stream's first utterance
         self._model = model
         self._endpointer = endpointer
         self._decoder = ENCODINGS[opening.config.encoding]()
@@ -95,6 +102,11 @@ class Session:
     def adapts(self) -> bool:
         """Whether finals are refined."""
         return bool(self.opening.config.adaptation.method != "none")
+
+    def adopt(self, state: Any, version: int, begun: int) -> None:
+        """Start from a state that was kept, in a session that has begun so many utterances."""
+        self.state, self.version = state, version
+        self._first = self._begun = begun
 
     def hear(self, audio: pb.Audio) -> Heard:
         """Take a chunk of sound."""
@@ -127,14 +139,14 @@ class Session:
 
     def step(self, spoken: Spoken) -> Step:
         """Adapt to an utterance; digital silence teaches nothing, and neither does what the method cannot take."""
-        if not spoken.segment.samples.any():
-            return self._skip(spoken, "no speech")
+        if reason := self._unfit(spoken):
+            return self._skip(spoken, reason)
         utterance = Utterance(f"{self.name}/{spoken.index}", self._waveform(spoken))
         try:
             hypothesis, state, events = self.opening.method.step(self._model, self.state, utterance)
         except InputError as error:
             return self._skip(spoken, str(error))
-        return Step(spoken, hypothesis, state, events)
+        return self._bounded(Step(spoken, hypothesis, state, events))
 
     def hold(self, spoken: Spoken) -> Step:
         """What stands in for a step while the stream is frozen."""
@@ -151,6 +163,8 @@ class Session:
 
     def commit(self, step: Step) -> Messages:
         """Keep what a step learnt, whole, and say so; the version counts the changes of what is carried."""
+        if self.read_only:
+            step = replace(step, state=self.state, events=tuple(event for event in step.events if event.kind not in _NOT_KEPT))
         if step.state is not self.state:
             self.state, self.version = step.state, self.version + 1
         self.totals.resets += sum(event.kind == "reset" for event in step.events)
@@ -165,9 +179,14 @@ class Session:
 
     def restart(self, state: Any) -> Messages:
         """Go back to `state`, the method's start."""
-        self.state, self.version = state, self.version + 1
+        self.state, self.version = state, 0 if self.read_only else self.version + 1
         self.totals.resets += 1
-        return [wire.adapted(Event("reset", {"reason": "requested"}), self.totals.utterances, self.version)]
+        return [wire.adapted(Event("reset", {"reason": "requested"}), self.next_index, self.version)]
+
+    @property
+    def next_index(self) -> int:
+        """The utterance behind those that have been recognised."""
+        return self._first + self.totals.utterances
 
     def start(self) -> Any:
         """The method's state before any utterance."""
@@ -231,6 +250,23 @@ class Session:
 
     def _waveform(self, spoken: Spoken) -> Waveform:
         return Waveform(spoken.segment.samples, self.opening.rate).resampled(16_000)
+
+    def _unfit(self, spoken: Spoken) -> str:
+        if not spoken.segment.samples.any():
+            return "no speech"
+        length = (spoken.segment.end - spoken.segment.start) * 1000 / self.opening.rate
+        return "too short" if length < self.opening.config.adaptation.min_speech_ms else ""
+
+    def _bounded(self, step: Step) -> Step:
+        """A step that leads too far from the base is not taken: the last good state stays, and the unadapted text stands."""
+        if self.drift_cap is None or step.state is self.state:
+            return step
+        distance = drift(step.state, self._source)
+        if distance <= self.drift_cap:
+            return step
+        detail: Mapping[str, Any] = {"reason": "drift", "drift": distance if math.isfinite(distance) else -1.0, "cap": self.drift_cap}
+        skipped = Event("skipped", {"reason": "drift"})  # what every utterance without a refinement has
+        return Step(step.spoken, None, self.state, (skipped, Event("reset", detail)))
 
     def _skip(self, spoken: Spoken, reason: str) -> Step:
         return Step(spoken, None, self.state, (Event("skipped", {"reason": reason}),))

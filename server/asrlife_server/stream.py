@@ -14,6 +14,7 @@ from asrlife_server.fields import check
 from asrlife_server.outbox import Outbox
 from asrlife_server.refusal import Refusal, invalid
 from asrlife_server.session import Command, Heard, Session, Spoken
+from asrlife_server.state.kept import Kept
 
 _LINGER = 1.0  # s for the last responses of a stream that failed
 T = TypeVar("T")
@@ -38,42 +39,55 @@ class Stream:
     stream; whatever else ends it leaves the session at its last committed utterance.
     """
 
-    def __init__(self, session: Session, engine: Engine, limits: Limits, timeouts: Timeouts) -> None:
+    def __init__(self, session: Session, engine: Engine, limits: Limits, timeouts: Timeouts, kept: Kept | None = None) -> None:
         self.session = session
         self._engine = engine
         self._limits = limits
         self._timeouts = timeouts
+        self._kept = kept
         self._out = Outbox(limits.unread_responses)
         self._finals: asyncio.Queue[Spoken | Command | None] = asyncio.Queue(limits.pending_utterances)
         self._lessons: asyncio.Queue[Spoken | Command | None] = asyncio.Queue(limits.pending_utterances)
         self._glances: asyncio.Queue[Spoken | None] = asyncio.Queue(1)
         self._decoded = 0  # utterances whose final is out
-        self._expired = False
+        self._ending: Refusal | None = None  # why this side ends the stream
         self._running: asyncio.Task[None] | None = None
+        self.gone = asyncio.Event()
 
     async def serve(self, requests: Requests, write: Write) -> None:
         """Answer until `closed` is sent; raises Refusal where the stream cannot go on."""
         self._running = asyncio.create_task(self._run(requests))
         self._running.add_done_callback(lambda _: self._out.close())
         sending = asyncio.create_task(self._send_out(write))
+        if self._ending is not None:  # since before it ran
+            self._running.cancel()
         try:
             await asyncio.wait([self._running, sending], return_when=asyncio.FIRST_COMPLETED)
             # a client that reads nothing holds `write` for ever
             await asyncio.wait([sending], timeout=None if self._went_well() else _LINGER)
             if sending.done():
                 sending.result()
-            if self._expired:
-                await write(await self._closed())
-                raise Refusal("UNAVAILABLE", "the server is stopping; the utterance under way was dropped")
+            if self._ending is not None:
+                if self._ending.code == "UNAVAILABLE":
+                    await write(await self._closed())
+                raise self._ending
             await self._running
         finally:
             await _ended(self._running, sending)
 
     def expire(self) -> None:
         """End the stream at its last committed utterance, because the server stops."""
-        if self._running is not None and not self._running.done():
-            self._expired = True
-            self._running.cancel()
+        self._end(Refusal("UNAVAILABLE", "the server is stopping; the utterance under way was dropped"))
+
+    def supersede(self) -> None:
+        """End the stream at its last committed utterance, because its session has a newer connection."""
+        self._end(Refusal("ABORTED", "session_id: a newer connection has taken up this session"))
+
+    def _end(self, why: Refusal) -> None:
+        if self._running is None or not self._running.done():
+            self._ending = why
+            if self._running is not None:
+                self._running.cancel()
 
     async def _run(self, requests: Requests) -> None:
         tasks = [asyncio.create_task(part) for part in (self._read(requests), self._glance(), self._decode(), self._learn())]
@@ -179,6 +193,14 @@ class Stream:
                 self._send(self.session.restart(state))
             else:
                 self.session.obey(work)
+            await self._keep(work)
+        if self._kept is not None:
+            self._send(await self._kept.finish(self.session))
+
+    async def _keep(self, work: Spoken | Command) -> None:
+        if self._kept is not None and (isinstance(work, Spoken) or work.control == pb.RESET_ADAPTATION):
+            done = work.index if isinstance(work, Spoken) else -1
+            self._send(await self._kept.save(self.session, done))
 
     async def _adapt(self, spoken: Spoken) -> None:
         if not self.session.adapts:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 COMMANDS = ["transcribe", "evaluate", "serve", "stream", "synthesize", "recipe list", "recipe run", "info", "demo"]
+COMMANDS += [f"state {verb}" for verb in ("get", "reset", "delete", "export", "import")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -44,7 +45,7 @@ def test_version(asrlife) -> None:
     assert asrlife("--version").out.startswith("asrlife 0.")
 
 
-@pytest.mark.parametrize("arguments", [[], ["recipe"]])
+@pytest.mark.parametrize("arguments", [[], ["recipe"], ["state"]])
 def test_no_command_shows_what_there_is(asrlife, arguments: list[str]) -> None:
     ended = asrlife(*arguments)
     assert ended.code == 2

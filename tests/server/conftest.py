@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -10,9 +9,11 @@ from typing import Any, ClassVar
 import grpc
 import numpy as np
 import pytest
+import torch
 
 from asrlife.errors import InputError
 from asrlife.methods.online.method import Event
+from asrlife.methods.online.state import State
 from asrlife.text.hypothesis import Hypothesis, Word
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife.v1 import asrlife_pb2_grpc
@@ -44,16 +45,8 @@ class FakeModel:
 
 
 @dataclass(frozen=True)
-class FakeState:
-    seen: tuple[str, ...] = ()
-
-    def digest(self) -> str:
-        return hashlib.sha256(repr(self.seen).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
 class FakeMethod:
-    """Remembers the bits of every utterance; `hook` runs inside the step."""
+    """Remembers the bits of every utterance, and moves its weights by `gain`; `hook` runs inside the step."""
 
     files: ClassVar[frozenset[str]] = frozenset({"book"})
     name: str
@@ -61,16 +54,19 @@ class FakeMethod:
     book: str = ""
     hook: Callable[[], None] | None = None
 
-    def start(self, model: FakeModel) -> FakeState:
-        return FakeState()
+    def start(self, model: FakeModel) -> State:
+        if self.name != "count":
+            return State(model.fingerprint())
+        return State(model.fingerprint(), ("bias",), {"weights": torch.zeros(4)}, {"seen": []})
 
-    def step(self, model: FakeModel, state: FakeState, utterance: Any) -> tuple[Hypothesis, FakeState, tuple[Event, ...]]:
+    def step(self, model: FakeModel, state: State, utterance: Any) -> tuple[Hypothesis, State, tuple[Event, ...]]:
         if self.hook:
             self.hook()
         said = _text(utterance.waveform(16_000).samples)
-        new = FakeState((*state.seen, said))
+        seen = state.record["seen"]
+        new = state.updated({"weights": state["weights"] + self.gain / 2}, seen=[*seen, said])  # further by `gain` in all
         detail = {"steps": 2, "loss_before": 1.0, "loss_after": 0.5, "entropy_before": 2.0, "entropy_after": 1.0, "before": said}
-        return Hypothesis(f"{said} after {len(state.seen)}", (1,), (), -0.1), new, (Event("stepped", detail),)
+        return Hypothesis(f"{said} after {len(seen)}", (1,), (), -0.1), new, (Event("stepped", detail),)
 
 
 @dataclass
@@ -79,7 +75,7 @@ class Fakes:
     hook: Callable[[], None] | None = None
 
     def make(self, name: str, settings: Any = None, model: Any = None) -> FakeMethod:
-        if name not in ("none", "count"):
+        if name not in ("none", "count", "forget"):
             raise InputError(f"unknown method {name!r}; did you mean 'count'?")
         if set(settings or {}) - {"gain", "book"}:
             raise InputError(f"{name}: unknown setting {min(set(settings) - {'gain'})!r}; did you mean 'gain'?")
@@ -190,8 +186,9 @@ async def serving(fakes: Fakes) -> AsyncIterator[Callable[..., Any]]:
     """Starts servers with the fake model on free ports, and stops them."""
     running: list[Loopback] = []
 
-    async def start(**settings: Any) -> Loopback:
-        server = Server(ServerConfig.read(None, {"port": 0, "model": "fake", **settings}), fakes.model, fakes.make)
+    async def start(store: Any = None, **settings: Any) -> Loopback:
+        usual = {"port": 0, "model": "fake", "state.backend": "memory"}
+        server = Server(ServerConfig.read(None, {**usual, **settings}), fakes.model, fakes.make, store)
         await server.start()
         running.append(Loopback(server, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}"), fakes))
         return running[-1]

@@ -92,7 +92,7 @@ async def test_cancel_during_a_step_drops_what_the_step_learnt(serving, fakes, n
     await asyncio.wait_for(loopback.until_idle(), 5)
     go_on.set()
     other = await loopback.opened()  # waits behind the step
-    assert stream.session.version == 0 and stream.session.state.seen == ()
+    assert stream.session.version == 0 and stream.session.state.record["seen"] == []
     await other.send(control=pb.FINISH)
     assert (await other.next("closed")).state_version == 0
 

@@ -18,6 +18,8 @@ from asrlife.errors import InputError
 from asrlife.models.handle import Recogniser
 
 _FORMAT = 2
+# whatever safetensors, torch and json say of bytes that someone made up; a RuntimeError may be a RecursionError of nested JSON
+_DAMAGE = (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +68,8 @@ class State:
                 vectors, note = safetensors.torch.load(data), _note(data)
             if note["format"] != _FORMAT:
                 raise InputError(f"a state of format {note['format']}, this version reads {_FORMAT}: start a new stream")
-            state = cls(str(note["base"]), tuple(note["names"]), vectors, dict(note["record"]))
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            state = cls(str(note["base"]), tuple(map(str, note["names"])), vectors, _plain(note["record"]))
+        except _DAMAGE as error:
             raise error if isinstance(error, InputError) else InputError(f"no state can be read ({error}): start a new stream") from error
         if state.base != base:
             raise InputError(f"the state belongs to model {state.base[:12]}, not to {base[:12]}: load that model or start a new stream")
@@ -100,3 +102,9 @@ def _note(data: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("its note is no object")
     return found
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    """A record that can be written again: JSON readers take NaN and 1e999, writers do not."""
+    json.dumps(record, allow_nan=False)
+    return dict(record)
