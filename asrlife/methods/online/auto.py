@@ -16,14 +16,14 @@ from asrlife.audio.waveform import Waveform
 from asrlife.delta.rows import Rows, source
 from asrlife.methods.online.adam import Adam
 from asrlife.methods.online.bank import Bank
-from asrlife.methods.online.choice import average, votes
+from asrlife.methods.online.choice import average, confidence, votes
 from asrlife.methods.online.descent import Descent, Heard
 from asrlife.methods.online.method import Event, Step
 from asrlife.methods.online.sequence import opening
 from asrlife.methods.online.settings import Count, Finite, NotNegative, Positive, Share
 from asrlife.methods.online.state import State, fresh
 from asrlife.methods.online.trial import Candidate, Heeded, Trial, Tried
-from asrlife.models.handle import Recogniser
+from asrlife.models.handle import Emissions, Recogniser
 from asrlife.text.hypothesis import Hypothesis
 
 _VECTORS = ("weights", "first", "second", "slope")
@@ -42,8 +42,9 @@ class Auto(Descent):
     less than `lead` times as unsure, the stream is believed without a vote and SUTA spared: no step sharpens that comparison.
 
     Learnt weights are kept in a bank by noise floor. A sound met before gets its own back at once where they suit it better than those
-    at hand. A new one gets a place, and starts from the source, when a test that may be looked at for ever says so: a false alarm in
-    `alarm` utterances at most, and nothing within `radius` dB counts. The bank has `places`.
+    at hand. A new one gets a place when a test that may be looked at for ever says so: a false alarm in `alarm` utterances at most, and
+    nothing within `radius` dB counts. It starts from the source, unless the weights at hand are less than `carry` times as unsure as
+    that, as in what only seems to be another sound. The bank has `places`.
 
     No step on silence, none where the source is surer than `confident`, no more where the loss has `converged` (relative), none that
     would end after `max_latency_ms`. Where even the adapted recognisers are less sure than `unheard` nobody has understood anything: the
@@ -59,6 +60,7 @@ class Auto(Descent):
     places: Count = 4
     radius: Positive = 3.0
     alarm: Positive = 100.0
+    carry: NotNegative = 0.5
     drift: Positive = 0.5
     confident: Finite = -0.002
     unheard: Finite = -0.06
@@ -102,9 +104,7 @@ class Auto(Descent):
         bank = before.heard(floor, self.radius)
         if bank.evidence >= self.alarm:
             bank, slot = bank.opened(floor, self.places)
-            # what was learnt in another noise is surer in this one than the source, and yet learns worse from there
-            state = _moved(state, before.now, slot, own=False).updated({**fresh(own), "slope": None}, count=0, waiting=0)
-            reason = "new sound"
+            state, reason = self._begun(model, state, before.now, slot, own, one.waveform), "new sound"
         elif bank.now != before.now:
             known = torch.stack([state["weights"], state[f"{bank.now}.weights"]])
             here, there = self._losses(model, state.names, known, one.waveform).tolist()
@@ -114,13 +114,23 @@ class Auto(Descent):
         event = Event("retrieved", {"entry": bank.now, "reason": reason, "utterance": bank.clock})
         return state.updated(bank=asdict(bank)), (event,)
 
+    def _begun(self, model: Recogniser, state: State, here: int, there: int, own: Tensor, waveform: Waveform) -> State:
+        """A new place: what was learnt in another noise is surer in this one than the source, and yet learns worse from there."""
+        both = torch.stack([own, state["weights"]])
+        source, hand = confidence(self._heard(model, state.names, both, waveform)).tolist()
+        moved = _moved(state, here, there, own=False)
+        return moved if hand >= self.carry * source else moved.updated({**fresh(own), "slope": None}, count=0, waiting=0)
+
     def _losses(self, model: Recogniser, names: tuple[str, ...], weights: Tensor, waveform: Waveform) -> Tensor:
         """The loss of one utterance under each of several weights (n, P), (n,)."""
+        return self.losses(model, self._heard(model, names, weights, waveform)).blend
+
+    def _heard(self, model: Recogniser, names: tuple[str, ...], weights: Tensor, waveform: Waveform) -> Emissions:
         rows = Rows.of(model.module, names, weights).tensors
         batch = model.cached(model.prepare([waveform] * len(weights)), names)
         _, path = opening(model, batch, rows, self.beam)
         with torch.no_grad():
-            return self.losses(model, model.emissions(batch, path, rows)).blend
+            return model.emissions(batch, path, rows)
 
     def standing(self, state: State, source: Candidate, slow: Candidate) -> tuple[tuple[float, ...], bool]:
         """How sure the source and the slow weights have lately been in this sound (nats), and whether the stream leads."""

@@ -147,8 +147,16 @@ def test_a_sound_that_comes_back_gets_its_own_weights_back(ctc: Any) -> None:
     assert len(Bank.of(fold.state.record["bank"]).places) == 2
 
 
+def test_a_new_sound_goes_on_from_weights_that_are_far_surer_than_the_source(ctc: Any) -> None:
+    method = replace(QUICK, alarm=8.0, buffer=1, carry=1e9)
+    fold = run(method, ctc, [hissing(index, slope) for index, slope in enumerate([0.0] * 12 + [1.0] * 8)])
+    opened = [index for index, (_, _, events) in enumerate(fold) if "retrieved" in kinds(events)]
+    assert len(opened) == 1
+    assert fold.state.record["count"] > 12  # of slow steps, those before among them
+
+
 def test_a_new_sound_starts_from_the_source(ctc: Any) -> None:
-    method = replace(QUICK, alarm=8.0, buffer=1)
+    method = replace(QUICK, alarm=8.0, buffer=1, carry=0.0)
     state = method.start(ctc)
     for index, slope in enumerate([0.0] * 12 + [1.0] * 12):
         before = state
