@@ -108,7 +108,9 @@ class Auto(Descent):
         elif bank.now != before.now:
             known = torch.stack([state["weights"], state[f"{bank.now}.weights"]])
             here, there = self._losses(model, state.names, known, one.waveform).tolist()
-            state, reason = _moved(state, before.now, bank.now, own=there <= here), "known sound"
+            returns = there <= here
+            left = _left(state, before.now, buffer=returns)
+            state, reason = _back(left, bank.now) if returns else _emptied(left, bank.now), "known sound"
         else:
             return state.updated(bank=asdict(bank)), ()
         event = Event("retrieved", {"entry": bank.now, "reason": reason, "utterance": bank.clock})
@@ -118,8 +120,9 @@ class Auto(Descent):
         """A new place: what was learnt in another noise is surer in this one than the source, and yet learns worse from there."""
         both = torch.stack([own, state["weights"]])
         source, hand = confidence(self._heard(model, state.names, both, waveform)).tolist()
-        moved = _moved(state, here, there, own=False)
-        return moved if hand >= self.carry * source else moved.updated({**fresh(own), "slope": None}, count=0, waiting=0)
+        goes_on = hand >= self.carry * source
+        left = _emptied(_left(state, here, buffer=not goes_on), there)
+        return left if goes_on else left.updated({**fresh(own), "slope": None}, count=0, waiting=0)
 
     def _losses(self, model: Recogniser, names: tuple[str, ...], weights: Tensor, waveform: Waveform) -> Tensor:
         """The loss of one utterance under each of several weights (n, P), (n,)."""
@@ -179,17 +182,26 @@ class Auto(Descent):
         return state.updated({**adam.row(0), "slope": None}, count=adam.counts[0], waiting=0), (Event("slow_committed", detail),)
 
 
-def _moved(state: State, here: int, there: int, own: bool) -> State:
-    """In place `there`, what place `here` has learnt put away: with the place's own weights, or with those at hand.
+def _left(state: State, here: int, buffer: bool) -> State:
+    """With a copy of what has been learnt put away in place `here`.
 
-    A buffer that has begun waits where it was begun, as its gradients were taken at that place's weights.
+    A buffer that has begun stays with the weights at which its gradients were taken: in the place (`buffer`), or at hand.
     """
-    away = {f"{here}.{key}": state.vectors.get(key) for key in _VECTORS}
-    taken = {key: state.vectors.get(f"{there}.{key}") for key in _VECTORS} if own else {"slope": None}
-    cleared = {f"{there}.{key}": None for key in _VECTORS}
-    counts = {"count": state.record[f"{there}.count"], "waiting": state.record[f"{there}.waiting"]} if own else {"waiting": 0}
-    kept = {f"{here}.count": state.record["count"], f"{here}.waiting": state.record["waiting"]}
-    return state.updated({**away, **taken, **cleared}, **kept, **counts)
+    keys = _VECTORS if buffer else _VECTORS[:-1]
+    kept = {f"{here}.{key}": state.vectors.get(key) for key in keys}
+    counts = {f"{here}.count": state.record["count"], f"{here}.waiting": state.record["waiting"] if buffer else 0}
+    return state.updated(kept, **counts)
+
+
+def _back(state: State, there: int) -> State:
+    """With what place `there` has kept at hand, and no longer in it."""
+    taken = {key: state.vectors.get(f"{there}.{key}") for key in _VECTORS}
+    counts = {key: state.record[f"{there}.{key}"] for key in ("count", "waiting")}
+    return _emptied(state, there).updated(taken, **counts)
+
+
+def _emptied(state: State, there: int) -> State:
+    return state.updated({f"{there}.{key}": None for key in _VECTORS})
 
 
 def _elected(model: Recogniser, heeded: Heeded, believable: Mapping[str, Candidate]) -> dict[str, Candidate]:

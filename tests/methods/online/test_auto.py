@@ -171,6 +171,27 @@ def test_a_new_sound_starts_from_the_source(ctc: Any) -> None:
     assert float(moved) <= method.lr * 1.001  # one step of Adam away
 
 
+def test_a_buffer_stays_with_the_weights_at_which_it_was_taken(ctc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places that take turns do not keep a stream from learning."""
+    method = replace(QUICK, alarm=8.0, buffer=3)
+    state = method.start(ctc)
+    for index, slope in enumerate([0.0] * 12 + [1.0] * 12):
+        _, state, _ = method.step(ctc, state, hissing(index, slope))
+    assert len(Bank.of(state.record["bank"]).places) == 2
+    own = source(ctc.module, state.names)
+    for hand, at_hand in ((0.0, True), (2.0, False)):  # the weights at hand suit the other sound better, or worse
+        monkeypatch.setattr(Auto, "_losses", lambda *given, hand=hand: torch.tensor([hand, 1.0]))
+        begun = state.updated({"slope": torch.ones_like(own)}, waiting=2)
+        moved, events = method._placed(ctc, _heard(begun, hissing(40, 0.0)), own)
+        assert kinds(events) == ["retrieved"]
+        now = Bank.of(begun.record["bank"]).now
+        assert torch.equal(moved["weights"], begun["weights"]) is at_hand
+        assert (moved.record["waiting"] == 2 and torch.equal(moved["slope"], begun["slope"])) is at_hand
+        assert moved.record[f"{now}.waiting"] == (0 if at_hand else 2)
+        assert (f"{now}.slope" in moved.vectors) is not at_hand
+        assert not any(name.startswith(f"{1 - now}.") for name in moved.vectors)
+
+
 def test_weights_put_away_come_back_bit_for_bit(ctc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     method = replace(QUICK, alarm=8.0, buffer=1)
     # whichever weights are at hand, those of the sound suit it better
