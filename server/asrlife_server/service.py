@@ -14,15 +14,16 @@ import grpc
 import asrlife
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife.v1 import asrlife_pb2_grpc
-from asrlife_server import wire
+from asrlife_server import unary, wire
 from asrlife_server.config import ServerConfig
 from asrlife_server.endpointing import Endpointer, External, Judge, Listening
 from asrlife_server.engine import Engine, Priority
 from asrlife_server.opening import ENCODINGS, Make, Opening, language, opened_with
 from asrlife_server.refusal import Refusal
 from asrlife_server.session import Session
-from asrlife_server.stream import Requests, Stream, Write, awaited
+from asrlife_server.stream import Longest, Requests, Stream, Write, awaited
 
+_RETRY_S = 1
 NAME: str = pb.DESCRIPTOR.services_by_name["SpeechAdapt"].full_name
 _log = logging.getLogger("asrlife.server")
 
@@ -43,13 +44,23 @@ class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
         self._quiet = asyncio.Event()
         self._quiet.set()
 
+    async def Recognize(self, request: pb.RecognizeRequest, context: Any) -> pb.RecognizeResponse:
+        """See the protocol."""
+        gathered = unary.Gathered()
+        await self._answer(context, unary.requests(request, self._config.limits), gathered.write, unary.longest(self._config.limits))
+        return gathered.response
+
     async def StreamingRecognize(self, request_iterator: Requests, context: Any) -> None:  # type: ignore[override]
         """See the protocol."""
+        await self._answer(context, request_iterator, context.write)
+
+    async def _answer(self, context: Any, requests: Requests, write: Write, longest: Longest | None = None) -> None:
+        """Serve one call, whole or in pieces (`longest` None), and say why where it cannot be."""
         try:
             with self._place():
-                await self._serve(request_iterator, context.write)
+                await self._serve(requests, write, longest)
         except Refusal as refusal:
-            await context.abort(grpc.StatusCode[refusal.code], refusal.message)
+            await context.abort(grpc.StatusCode[refusal.code], refusal.message, refusal.metadata)
         except grpc.aio.BaseError:
             _log.debug("a client went away", exc_info=True)
         except Exception:  # the last wall: whatever broke, its cause goes to the log and only this caller's stream ends
@@ -85,8 +96,8 @@ class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
         for stream in list(self.streams.values()):
             stream.expire()
 
-    async def _serve(self, requests: Requests, write: Write) -> None:
-        stream = await self._opened(requests)
+    async def _serve(self, requests: Requests, write: Write, longest: Longest | None) -> None:
+        stream = await self._opened(requests, longest)
         self.streams[stream.session.name] = stream
         try:
             await write(self._greeting(stream.session))
@@ -99,7 +110,8 @@ class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
         if self.draining:
             raise Refusal("UNAVAILABLE", "the server is stopping; open the stream elsewhere")
         if self._calls >= self._config.limits.streams:
-            raise Refusal("RESOURCE_EXHAUSTED", f"{self._calls} streams are open, which is this server's limit; try again later")
+            text = f"{self._calls} streams are open, which is this server's limit; try again later"
+            raise Refusal("RESOURCE_EXHAUSTED", text, retry_s=_RETRY_S)
         self._calls += 1
         self._quiet.clear()
         try:
@@ -109,12 +121,14 @@ class Service(asrlife_pb2_grpc.SpeechAdaptServicer):
             if not self._calls:
                 self._quiet.set()
 
-    async def _opened(self, requests: Requests) -> Stream:
+    async def _opened(self, requests: Requests, longest: Longest | None) -> Stream:
         first = await awaited(requests, self._config.timeouts.first_message_s, "first message")
         if first is None:
             raise Refusal("INVALID_ARGUMENT", "config: the stream ended before its first message, which must be `config`")
         session = (await self._engine.run(Priority.HEAR, lambda: self._begin(first))).value
-        return Stream(session, self._engine, self._config.limits, self._config.timeouts)
+        if longest is not None:
+            unary.check_episodic(session.state, session.opening.config.adaptation.method)
+        return Stream(session, self._engine, self._config.limits, self._config.timeouts, longest)
 
     def _begin(self, first: pb.StreamingRequest) -> Session:
         opening = opened_with(first, self._config, self._model, self._make)

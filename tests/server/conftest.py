@@ -42,10 +42,15 @@ class FakeModel:
         self.heard += [len(waveform.samples) for waveform in waveforms]
         return [Hypothesis(_text(w.samples) + self.tail, (1,), (Word("w", 0.0, w.duration, 0.5),), -0.5) for w in waveforms]
 
+    def alternatives(self, waveform: Any, count: int) -> list[Hypothesis]:
+        (best,) = self.transcribe([waveform])
+        return [replace(best, text=f"{best.text} {n}", score=-0.5 - n) for n in range(count)]
+
 
 @dataclass(frozen=True)
 class FakeState:
     seen: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def digest(self) -> str:
         return hashlib.sha256(repr(self.seen).encode()).hexdigest()
@@ -59,18 +64,29 @@ class FakeMethod:
     name: str
     gain: float = 1.0
     book: str = ""
+    max_latency_ms: float | None = None
     hook: Callable[[], None] | None = None
 
     def start(self, model: FakeModel) -> FakeState:
-        return FakeState()
+        return FakeState(names=("w",) if self.name == "count" else ())
 
     def step(self, model: FakeModel, state: FakeState, utterance: Any) -> tuple[Hypothesis, FakeState, tuple[Event, ...]]:
         if self.hook:
             self.hook()
         said = _text(utterance.waveform(16_000).samples)
-        new = FakeState((*state.seen, said))
+        new = replace(state, seen=(*state.seen, said))
         detail = {"steps": 2, "loss_before": 1.0, "loss_after": 0.5, "entropy_before": 2.0, "entropy_after": 1.0, "before": said}
         return Hypothesis(f"{said} after {len(state.seen)}", (1,), (), -0.1), new, (Event("stepped", detail),)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """No adaptation."""
+
+    name: str
+
+    def start(self, model: FakeModel) -> FakeState:
+        return FakeState()
 
 
 @dataclass
@@ -79,12 +95,13 @@ class Fakes:
     hook: Callable[[], None] | None = None
 
     def make(self, name: str, settings: Any = None, model: Any = None) -> FakeMethod:
-        if name not in ("none", "count"):
+        if name not in ("none", "count", "alone"):
             raise InputError(f"unknown method {name!r}; did you mean 'count'?")
-        if set(settings or {}) - {"gain", "book"}:
+        if set(settings or {}) - {"gain", "book", "max_latency_ms"}:
             raise InputError(f"{name}: unknown setting {min(set(settings) - {'gain'})!r}; did you mean 'gain'?")
         typed = {key: value if key == "book" else float(value) for key, value in (settings or {}).items()}
-        return replace(FakeMethod(name, hook=self.hook), **typed)
+        method = FakeMethod(name, hook=self.hook)
+        return Plain(name) if name == "none" else replace(method, **typed)
 
 
 class Talk:
