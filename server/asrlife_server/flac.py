@@ -49,19 +49,26 @@ class Flac:
         self._buffer += data
         if not self._past_header():
             return EMPTY
-        frames, samples = b"", 0
-        while (cut := self._next()) is not None:
-            frames, samples = frames + cut[0], samples + cut[1]
-        return self._decoded(frames, samples)
+        return self._decoded(*self._whole(_LONGEST_HEADER))
 
     def finish(self) -> np.ndarray:
         """The last frame's samples; refuses a file that is cut short."""
         if not self._past_header():
             raise broken("ended inside its header")
-        samples = EMPTY if self._frame is None else self._decoded(self._buffer, self._frame.samples)
+        frames, samples = self._whole(_LEAST_FRAME)  # the last frames may be shorter than the longest header
+        if self._frame is not None:
+            frames, samples = frames + self._buffer, samples + self._frame.samples
+        found = self._decoded(frames, samples)
         if self._given < self._promised:
             raise broken(f"is cut short: {self._given} of {self._promised} samples came")
-        return samples
+        return found
+
+    def _whole(self, room: int) -> tuple[bytes, int]:
+        """The frames behind which another begins, and their samples; a header is looked for where there is `room` for it."""
+        frames, samples = b"", 0
+        while (cut := self._next(room)) is not None:
+            frames, samples = frames + cut[0], samples + cut[1]
+        return frames, samples
 
     def _past_header(self) -> bool:
         while not (self._last and not self._skip):
@@ -90,13 +97,13 @@ class Flac:
         self.rate, self.channels, self._promised = packed >> 44, (packed >> 41 & 7) + 1, packed & (1 << 36) - 1
         self._info = info
 
-    def _next(self) -> tuple[bytes, int] | None:
+    def _next(self, room: int) -> tuple[bytes, int] | None:
         """Cut the first frame off, once the header of the next one is here."""
-        if self._frame is None and not self._first():
+        if self._frame is None and not self._first(room):
             return None
         assert self._frame is not None
         at = self._scanned
-        while (at := self._buffer.find(b"\xff", max(at, _LEAST_FRAME))) >= 0 and len(self._buffer) - at >= _LONGEST_HEADER:
+        while (at := self._buffer.find(b"\xff", max(at, _LEAST_FRAME))) >= 0 and len(self._buffer) - at >= room:
             found = header(self._buffer[at : at + _LONGEST_HEADER])
             if found is not None and self._frame.precedes(found):
                 cut, self._buffer = self._buffer[:at], self._buffer[at:]
@@ -108,8 +115,8 @@ class Flac:
             raise broken("is damaged: no frame begins where one should")
         return None
 
-    def _first(self) -> bool:
-        if len(self._buffer) < _LONGEST_HEADER:
+    def _first(self, room: int) -> bool:
+        if len(self._buffer) < room:
             return False
         self._frame = header(self._buffer[:_LONGEST_HEADER])
         if self._frame is None:
@@ -135,7 +142,8 @@ class Flac:
 
 
 def header(data: bytes) -> Frame | None:
-    """The frame header that `data` (16 bytes or more) begins with; None where there is no valid one."""
+    """The frame header that `data` begins with, None where there is no valid one; 16 bytes hold the longest."""
+    data = data.ljust(_LONGEST_HEADER, b"\0")
     if data[0] != 0xFF or data[1] & 0xFE != 0xF8 or data[3] & 1 or not data[2] >> 4 or data[2] & 15 == 15:
         return None
     number, at = _number(data)

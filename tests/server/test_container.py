@@ -147,6 +147,14 @@ def test_other_blocks_of_a_header_are_passed_over():
     assert np.array_equal(decoded(blocks, 0, range(0, len(blocks), 1013)), whole(data))
 
 
+@pytest.mark.parametrize("count", [1, 5, 15, 16, 17, 100, 4_095, 4_096, 4_097, 4_112, 8_192, 20_580])
+def test_short_files_and_short_last_frames_are_whole(count):
+    for samples in (np.zeros(count, np.float32), sound()[:count]):
+        data = written(samples=samples)
+        for step in (1, len(data)) if count < 9_000 else (len(data),):
+            assert np.array_equal(decoded(data, 0, range(0, len(data), step)), whole(data))
+
+
 def test_nothing_at_all_is_no_fault():
     assert len(decoded(b"")) == 0
 
