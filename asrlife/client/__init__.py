@@ -8,7 +8,7 @@
 
 from asrlife.client.aio import AsyncClient
 from asrlife.client.connection import ServerError
-from asrlife.client.events import Adapted, Closed, Event, Final, Interim, Opened, Refined, SpeechEvent, Warned
+from asrlife.client.events import Adapted, Closed, Cursors, Event, Final, Interim, Opened, Refined, SpeechEvent, Warned
 from asrlife.client.info import ModelInfo, ServerInfo
 from asrlife.client.requests import Control
 from asrlife.client.sync import Client
@@ -20,6 +20,7 @@ __all__ = [
     "Client",
     "Closed",
     "Control",
+    "Cursors",
     "Event",
     "Final",
     "Interim",

@@ -31,7 +31,9 @@ def test_the_straight_curve_gives_the_raw_probability() -> None:
 
 def test_a_curve_by_hand() -> None:
     found = calibrated(SAID, card(2, -1))
-    assert found.confidence == pytest.approx(1 / (1 + exp(-(2 * log(4) - 1)))) and found.words[0].confidence == pytest.approx(1 / (1 + exp(1)))
+    assert found.confidence == pytest.approx(1 / (1 + exp(-(2 * log(4) - 1)))) and found.words[0].confidence == pytest.approx(
+        1 / (1 + exp(1))
+    )
 
 
 def test_no_words_have_no_confidence() -> None:

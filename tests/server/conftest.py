@@ -171,6 +171,10 @@ class Loopback:
         await talk.next("opened")
         return talk
 
+    async def until_gone(self, stream: Any) -> None:
+        while stream in self.server.service.streams.values():
+            await asyncio.sleep(0.01)
+
     async def until_idle(self) -> None:
         while self.server.service.streams:
             await asyncio.sleep(0.01)

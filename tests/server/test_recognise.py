@@ -39,7 +39,7 @@ class Answered:
 
     def __init__(self, error):
         self.code, self.details = error.code, error.details
-        self.trailing_metadata = lambda: error.trailing_metadata()
+        self.trailing_metadata = error.trailing_metadata
 
 
 @pytest.mark.parametrize("method", ["none", "alone"])
