@@ -64,7 +64,7 @@ def gather(folder: Path, utterances: Sequence[Utterance], heard_in: Sequence[Con
             if hypothesis.tokens:
                 rows["utterance"].append((hypothesis.score, hypothesis.text == text, owner))
             rows["word"] += [(score, good, owner) for score, good in _words(hypothesis, text)]
-    return {kind: Evidence(*(np.array(column) for column in zip(*found, strict=True))) for kind, found in rows.items()}
+    return {kind: Evidence(*(np.array(column) for column in zip(*found, strict=True))) for kind, found in rows.items() if found}
 
 
 def _words(hypothesis: Hypothesis, text: str) -> Iterator[tuple[float, bool]]:
@@ -115,12 +115,14 @@ def measured(evidence: Evidence) -> dict[str, Any]:
 
 
 def calibrate(folder: Path, utterances: Sequence[Utterance]) -> Mapping[str, Any]:
-    """Fit both curves for the model in `folder`, write them on its card, and return the card."""
+    """Fit both curves for the model in `folder`, write them on its card, and return the card; a model that says nothing gets none."""
     levels = FEW_LEVELS if folder.name == "whisper" else LEVELS
     found = {kind: measured(evidence) for kind, evidence in gather(folder, utterances, conditions(levels)).items()}
     path = folder / "card.json"
     card = json.loads(path.read_text(encoding="utf-8"))
     told = f"{len(utterances)} development utterances, clean and in {', '.join(NOISES)} at {', '.join(f'{level:g}' for level in levels)} dB"
+    if len(found) < 2:
+        return card
     card["confidence"] = {**found, "fitted_on": told}
     with atomic(path, "w") as file:
         file.write(json.dumps(card, indent=2) + "\n")
