@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from asrlife.client.events import Adapted, Event, Final, Interim, Refined
+from asrlife.client.events import Adapted, Event, Final, Interim, Opened, Refined
 
 Head = Callable[[float, float], str]  # start and end in s -> what a line begins with
 Aside = Callable[[Final, str], tuple[str, str] | None]  # the final and its best text -> a name and a text for a second line
@@ -22,16 +22,19 @@ def was(final: Final, text: str) -> tuple[str, str] | None:
 
 
 class Transcripts:
-    """Shows the events of one stream; `adapts` says whether a final waits for its refinement."""
+    """Shows the events of one stream; `adapts` says whether a final waits for its refinement, until the server has said it.
 
-    def __init__(self, console: Console, adapts: bool, head: Head, aside: Aside = was) -> None:
+    `moves`: on a terminal, what is under way is shown and changes.
+    """
+
+    def __init__(self, console: Console, adapts: bool, head: Head, aside: Aside = was, moves: bool = True) -> None:
         self._console = console
         self._adapts = adapts
         self._head = head
         self._aside = aside
         self._interim: Interim | None = None
         self._finals: dict[int, Final] = {}
-        self._live = Live(console=console, transient=True, refresh_per_second=8) if console.is_terminal else None
+        self._live = Live(console=console, transient=True, refresh_per_second=8) if console.is_terminal and moves else None
 
     def __enter__(self) -> Transcripts:
         if self._live:
@@ -46,7 +49,9 @@ class Transcripts:
 
     def add(self, event: Event) -> None:
         """Show one event; kinds that carry no text pass by."""
-        if isinstance(event, Interim):
+        if isinstance(event, Opened):
+            self._adapts = event.method != "none"
+        elif isinstance(event, Interim):
             self._interim = event
         elif isinstance(event, Final):
             self._interim = None

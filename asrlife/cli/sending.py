@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sending:
-    """Sound on its way; `spans` says when each utterance was sent (id, start and end in s), `problems` what could not be."""
+    """Sound on its way; `spans` says when each utterance was sent (id, start and end in s), `problems` what could not be.
+
+    `live` is sound that has yet to be heard.
+    """
 
     recording: Waveform | None = None
+    live: Iterator[Waveform] | None = None
     utterances: tuple[Utterance, ...] = ()
     problems: list[str] = field(default_factory=list)
     spans: list[tuple[str, float, float]] = field(default_factory=list)
@@ -39,12 +43,23 @@ class Sending:
     @property
     def endpointing(self) -> Literal["server", "external"]:
         """Who says where utterances end."""
-        return "server" if self.recording is not None else "external"
+        return "external" if self.recording is None and self.live is None else "server"
+
+    def shared(self, count: int) -> list[Sending]:
+        """At most `count` parts with as many utterances each, one behind the other; a recording is not divided."""
+        size = -(-len(self.utterances) // count)
+        if size == len(self.utterances):
+            return [self]
+        starts = range(0, len(self.utterances), size)
+        parts = [replace(self, utterances=self.utterances[at : at + size], problems=[], spans=[]) for at in starts]
+        parts[0].problems += self.problems
+        return parts
 
     def pieces(self) -> Iterator[Waveform | Control]:
         """The sound, with its ends; an utterance that cannot be read is left out and named."""
         if self.recording is not None:
             yield self.recording
+        yield from self.live or ()
         for utterance in self.utterances:
             try:
                 waveform = utterance.waveform()

@@ -10,7 +10,7 @@ What it keeps of a speaker has verbs of its own: `get_state`, `reset_state`, `de
 
 from asrlife.client.aio import AsyncClient
 from asrlife.client.connection import ServerError
-from asrlife.client.events import Adapted, Closed, Event, Final, Interim, Opened, Refined, SpeechEvent, Warned
+from asrlife.client.events import Adapted, Closed, Cursors, Event, Final, Interim, Opened, Refined, SpeechEvent, Warned
 from asrlife.client.info import ModelInfo, ServerInfo
 from asrlife.client.requests import Control
 from asrlife.client.states import Exported, KeptState, StateVersion
@@ -23,6 +23,7 @@ __all__ = [
     "Client",
     "Closed",
     "Control",
+    "Cursors",
     "Event",
     "Exported",
     "Final",

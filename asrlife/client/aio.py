@@ -12,9 +12,9 @@ import grpc
 
 from asrlife.audio.waveform import Waveform
 from asrlife.client.connection import ADDRESS, OPTIONS, failure, unreachable
-from asrlife.client.events import Event, event
+from asrlife.client.events import Event, answered, event
 from asrlife.client.info import ServerInfo
-from asrlife.client.requests import Options, Piece, Timed, messages, messages_of, pieces
+from asrlife.client.requests import Options, Piece, Timed, messages, messages_of, pieces, whole
 from asrlife.client.states import Exported, KeptState, export_request, reset_request
 from asrlife.client.transcript import Gathering, Transcript
 from asrlife.v1 import asrlife_pb2 as pb
@@ -57,14 +57,23 @@ class AsyncClient:
         """Client.import_state for asyncio."""
         return KeptState.of(await self._asked(lambda stub: stub.ImportAdaptation(state.chunks(key or state.key))))
 
-    async def transcribe(self, audio: Audio, **options: Any) -> Transcript:
-        """Stream all of `audio` and gather what comes back; options as in `stream`."""
+    async def transcribe(self, audio: Audio, unary: bool = False, **options: Any) -> Transcript:
+        """Client.transcribe for asyncio."""
         gathering = Gathering()
-        async for found in self.stream(audio, **options):
+        async for found in self._at_once(audio, Options(**options)) if unary else self.stream(audio, **options):
             gathering.add(found)
         return gathering.transcript()
 
-    async def stream(self, audio: Audio, adapt: str = "none", realtime: bool = False, **options: Any) -> AsyncIterator[Event]:
+    async def _at_once(self, audio: Audio, options: Options) -> AsyncIterator[Event]:
+        gathered = [piece async for piece in audio] if isinstance(audio, AsyncIterable) else audio
+        try:
+            response = await (await self._stub()).Recognize(whole(gathered, options))
+        except grpc.aio.AioRpcError as error:
+            raise failure(error.code(), error.details()) from error
+        for found in answered(response):
+            yield found
+
+    async def stream(self, audio: Audio, adapt: str = "", realtime: bool = False, **options: Any) -> AsyncIterator[Event]:
         """Client.stream for asyncio; `audio` may be an asynchronous iterable too."""
         asked = Options(adapt=adapt, **options)
         sending = _Sending(messages_of(audio, asked) if isinstance(audio, AsyncIterable) else _later(audio, asked), realtime)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -26,7 +26,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Interim:
-    """The utterance under way, as far as it has come; a later result takes its place."""
+    """The utterance under way, as far as it has come; a later result takes its place, but for the first `stable` characters."""
 
     index: int
     text: str
@@ -34,11 +34,12 @@ class Interim:
     end: float
     confidence: float
     words: tuple[Word, ...] = ()
+    stable: int = 0
 
 
 @dataclass(frozen=True)
 class Final:
-    """A whole utterance in the words of the base model."""
+    """A whole utterance in the words of the base model, and what else it may have been, less likely with every text."""
 
     index: int
     text: str
@@ -46,6 +47,7 @@ class Final:
     end: float
     confidence: float
     words: tuple[Word, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Refined:
 
 @dataclass(frozen=True)
 class SpeechEvent:
-    """Speech began or ended ("begin", "end"), or was cut for its length ("forced")."""
+    """Speech began or ended ("begin", "end"), has probably ended ("eou"), was cut for its length ("forced"), or never came ("timeout")."""
 
     kind: str
     offset: float
@@ -84,6 +86,17 @@ class Adapted:
     detail: Mapping[str, Any]
     state_version: int
     restored: bool | None = None
+
+
+@dataclass(frozen=True)
+class Cursors:
+    """How far the server is, in s of the stream; `backlog` is the sound of utterances that wait for their finals."""
+
+    received: float
+    processed: float
+    final: float
+    adapted: float
+    backlog: float
 
 
 @dataclass(frozen=True)
@@ -109,13 +122,19 @@ class Closed:
     state_digest: str
 
 
-Event = Opened | Interim | Final | Refined | SpeechEvent | Adapted | Warned | Closed
+Event = Opened | Interim | Final | Refined | SpeechEvent | Adapted | Cursors | Warned | Closed
 
 
 def event(response: pb.StreamingResponse) -> Event | None:
     """A response as a value; None for a kind that this client does not know."""
     kind = response.WhichOneof("response")
     return _READERS[kind](getattr(response, kind)) if kind is not None and kind in _READERS else None
+
+
+def answered(response: pb.RecognizeResponse) -> list[Event]:
+    """The answer of one call as the events of a stream."""
+    several: list[Event] = [*map(_result, response.results), *map(_refined, response.refinements)]
+    return [_opened(response.opened), *several, *(Warned(w.code, w.field, w.text) for w in response.warnings), _closed(response.closed)]
 
 
 def _opened(told: pb.Opened) -> Opened:
@@ -126,8 +145,10 @@ def _opened(told: pb.Opened) -> Opened:
 
 def _result(told: pb.Result) -> Interim | Final:
     best = told.alternatives[0]
-    kind = Final if told.is_final else Interim
-    return kind(told.utterance_index, best.transcript, _seconds(told.start), _seconds(told.end), best.confidence, _words(best))
+    common = (told.utterance_index, best.transcript, _seconds(told.start), _seconds(told.end), best.confidence, _words(best))
+    if not told.is_final:
+        return Interim(*common, told.stable_prefix_len)
+    return Final(*common, tuple(other.transcript for other in told.alternatives[1:]))
 
 
 def _refined(told: pb.Refinement) -> Refined:
@@ -158,6 +179,7 @@ _READERS: Mapping[str, Callable[[Any], Event]] = {
     "refinement": _refined,
     "speech_event": _speech,
     "adaptation_event": _adapted,
+    "cursors": lambda told: Cursors(*(getattr(told, f"{name.name}_ms") / 1000 for name in fields(Cursors))),
     "warning": lambda told: Warned(told.code, told.field, told.text),
     "closed": _closed,
 }

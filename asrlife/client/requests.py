@@ -34,21 +34,24 @@ Timed = tuple[pb.StreamingRequest, float]  # a message, and the s of sound in it
 
 @dataclass(frozen=True)
 class Options:
-    """What a stream is asked for.
+    """What a stream is asked for; `adapt` "" takes the method that the server was set up with, "none" none.
 
     `endpointing` "server" listens for pauses, "external" ends an utterance at Control.FINALIZE and at the end only. `interim` is the
-    least time between interim results in s, None for no such results. `words` asks for word times and confidences.
+    least time between interim results in s, None for no such results. `words` asks for word times and confidences, `alternatives` for
+    up to that many texts of each final, `cursors` for where the server is, once a second of sound.
     `key` names whose state the stream starts from; `persist` "key" keeps what it learns there, "session" keeps it until the stream ends
     well, so that one that broke off is taken up again by its `session` behind utterance `resume_after`. `exclusive` fails where another
     stream writes the key, which otherwise is only read. Utterances shorter than `min_speech` s teach nothing.
     """
 
-    adapt: str = "none"
+    adapt: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     endpointing: Literal["server", "external"] = "server"
     interim: float | None = None
     words: bool = False
     speech_events: bool = False
+    alternatives: int = 1
+    cursors: bool = False
     model: str = ""
     key: str = ""
     persist: Literal["none", "session", "key"] = "none"
@@ -62,6 +65,7 @@ class Options:
         """The first message's content for sound at `rate` Hz."""
         config = pb.StreamingConfig(encoding=pb.PCM16, sample_rate_hz=rate, channels=1, model=self.model, vad_events=self.speech_events)
         config.word_times = config.word_confidence = self.words
+        config.max_alternatives, config.cursors = self.alternatives, self.cursors
         config.endpointing.mode = _MODES[self._known_mode()]
         if self.interim is not None:
             config.interim.enable = True
@@ -100,6 +104,16 @@ def pieces(audio: Waveform | str | Path | Iterable[Piece]) -> Iterator[Piece]:
 
         audio = read(Path(audio))
     return iter([audio]) if isinstance(audio, Waveform) else iter(audio)
+
+
+def whole(audio: Waveform | str | Path | Iterable[Piece], options: Options) -> pb.RecognizeRequest:
+    """All of a sound in one request; raises InputError for commands, which are for streams."""
+    found = list(pieces(audio))
+    if any(not isinstance(piece, Waveform) for piece in found):
+        raise InputError("one call takes sound alone: leave `unary` out to send commands")
+    rate = _stream_rate(found)
+    data = b"".join(piece.resampled(rate).pcm16() for piece in found if isinstance(piece, Waveform))
+    return pb.RecognizeRequest(config=options.config(rate), audio=data)
 
 
 def messages(audio: Iterator[Piece], options: Options) -> Iterator[Timed]:

@@ -12,9 +12,9 @@ import grpc
 
 from asrlife.audio.waveform import Waveform
 from asrlife.client.connection import ADDRESS, OPTIONS, failure, unreachable
-from asrlife.client.events import Event, event
+from asrlife.client.events import Event, answered, event
 from asrlife.client.info import ServerInfo
-from asrlife.client.requests import Options, Piece, Timed, messages, pieces
+from asrlife.client.requests import Options, Piece, Timed, messages, pieces, whole
 from asrlife.client.states import Exported, KeptState, export_request, reset_request
 from asrlife.client.transcript import Gathering, Transcript
 from asrlife.v1 import asrlife_pb2 as pb
@@ -57,19 +57,29 @@ class Client:
         """Bring in what was taken out, under its own key or another; raises InputError where the server refuses it."""
         return self._asked(lambda stub: KeptState.of(stub.ImportAdaptation(state.chunks(key or state.key))))
 
-    def transcribe(self, audio: Audio, **options: Any) -> Transcript:
-        """Stream all of `audio` and gather what comes back; options as in `stream`."""
+    def transcribe(self, audio: Audio, unary: bool = False, **options: Any) -> Transcript:
+        """Stream all of `audio` and gather what comes back; options as in `stream`.
+
+        `unary`: in one call, for a sound of a minute or less; adaptation is then none unless `adapt` names an episodic method.
+        """
         gathering = Gathering()
-        for found in self.stream(audio, **options):
+        for found in self._at_once(audio, Options(**options)) if unary else self.stream(audio, **options):
             gathering.add(found)
         return gathering.transcript()
 
-    def stream(self, audio: Audio, adapt: str = "none", realtime: bool = False, **options: Any) -> Iterator[Event]:
+    def _at_once(self, audio: Audio, options: Options) -> Iterable[Event]:
+        try:
+            return answered(self._stub().Recognize(whole(audio, options)))
+        except grpc.RpcError as error:
+            raise failure(error.code(), error.details()) from error
+
+    def stream(self, audio: Audio, adapt: str = "", realtime: bool = False, **options: Any) -> Iterator[Event]:
         """Send `audio`, and give events as they come; leaving the loop early cancels the stream.
 
-        `audio` is a sound, a file, or an iterable of sounds with Control between them. `realtime` sends it at the speed of speech.
-        Further options are those of `Options`: settings, endpointing, interim, words, speech_events, model, key, persist, read_only,
-        exclusive, session, resume_after, min_speech. Raises InputError for what the server refuses, ServerError when the server fails.
+        `audio` is a sound, a file, or an iterable of sounds with Control between them. `adapt` "" leaves the method to the server.
+        `realtime` sends it at the speed of speech. Further options are those of `Options`: settings, endpointing, interim, words,
+        speech_events, alternatives, cursors, model, key, persist, read_only, exclusive, session, resume_after, min_speech.
+        Raises InputError for what the server refuses, ServerError when the server fails.
         """
         sending = _Sending(messages(pieces(audio), Options(adapt=adapt, **options)), realtime)
         call = self._stub().StreamingRecognize(sending)

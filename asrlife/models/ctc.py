@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import ctc_loss
 
 from asrlife.errors import InputError
-from asrlife.models.ctc_decode import Clock, beam_search, greedy
+from asrlife.models.confidence import calibrated
+from asrlife.models.ctc_decode import Clock, beam_search, greedy, n_best
 from asrlife.models.frames import Frames
 from asrlife.models.handle import Batch, Emissions, Handle, Weights, checked_options
 from asrlife.models.rowwise import weighted
@@ -24,6 +25,8 @@ from asrlife.models.wav2vec2 import Network, Prepared
 if TYPE_CHECKING:
     from asrlife.audio.waveform import Waveform
     from asrlife.text.hypothesis import Hypothesis
+
+_LEAST_BEAM = 32  # below it, greedy's labels are missed now and then
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +45,8 @@ class CtcRecogniser(Handle):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Emissions without a path, a supervised loss, times of words."""
-        return frozenset({"emissions", "loss", "timestamps"})
+        """Emissions without a path, a supervised loss, times of words, more than one hypothesis."""
+        return frozenset({"emissions", "loss", "timestamps", "alternatives"})
 
     @property
     def blank(self) -> int:
@@ -143,14 +146,23 @@ class CtcRecogniser(Handle):
         """Greedy (`beam` 1 and no n-gram) or beam search; raises InputError for a beam below 1 or an n-gram that cannot be read."""
         if beam < 1:
             raise InputError(f"beam must be 1 (greedy) or more, not {beam}")
+        rows = self._scored(batch, emissions, weights)
+        if beam == 1 and lm is None:
+            return [calibrated(greedy(row, self.vocabulary, clock), self.card) for row, clock in rows]
+        return [calibrated(beam_search(row, self.vocabulary, clock, beam, lm), self.card) for row, clock in rows]
+
+    def alternatives(self, waveform: Waveform, count: int) -> list[Hypothesis]:
+        """Up to `count` hypotheses of different texts for one utterance, by beam search, the likeliest first."""
+        ((row, clock),) = self._scored(self.prepare([waveform]), None, None)
+        return [calibrated(found, self.card) for found in n_best(row, self.vocabulary, clock, max(_LEAST_BEAM, 4 * count), count)]
+
+    def _scored(self, batch: Batch, emissions: Emissions | None, weights: Weights | None) -> list[tuple[Tensor, Clock]]:
+        """Log-probabilities (frames, classes) of each row, and when its frames are."""
         with torch.inference_mode():
             scored = emissions or self.emissions(batch if batch.fixed else self.cached(batch, tuple(weights or {})), None, weights)
             log_probs = self._heard(scored.logits.detach().log_softmax(-1).cpu())
         sizes = zip(batch.lengths.tolist(), scored.lengths.tolist(), strict=True)
-        rows = [(row[:steps], self.clock(samples, steps)) for row, (samples, steps) in zip(log_probs, sizes, strict=True)]
-        if beam == 1 and lm is None:
-            return [greedy(row, self.vocabulary, clock) for row, clock in rows]
-        return [beam_search(row, self.vocabulary, clock, beam, lm) for row, clock in rows]
+        return [(row[:steps], self.clock(samples, steps)) for row, (samples, steps) in zip(log_probs, sizes, strict=True)]
 
     def _heard(self, log_probs: Tensor) -> Tensor:
         """The same, but blank where scores overflowed: no NaN leaves."""

@@ -37,7 +37,8 @@ class Clock:
 
 
 def greedy(log_probs: Tensor, vocabulary: Vocabulary, clock: Clock) -> Hypothesis:
-    """Best path of log-probabilities (frames, classes): collapse repeats, drop blanks.
+    """Best path of log-probabilities (frames, classes): collapse repeats, drop blanks. No other path of its labels is likelier,
+    so that words have the times of their forced alignment.
 
     The score is the mean over frames of the path's log-probability in nats.
     """
@@ -52,10 +53,24 @@ def beam_search(log_probs: Tensor, vocabulary: Vocabulary, clock: Clock, beam: i
     `lm`: path of a KenLM n-gram over letters, "|" between words. The score is log p(labels | audio) / frames in nats without the
     n-gram: at least that of the greedy labels when the beam is wide.
     """
-    decoder = _decoder(vocabulary, beam, lm)
+    return n_best(log_probs, vocabulary, clock, beam, 1, lm)[0]
+
+
+def n_best(log_probs: Tensor, vocabulary: Vocabulary, clock: Clock, beam: int, count: int, lm: str | None = None) -> list[Hypothesis]:
+    """Up to `count` hypotheses of different texts that the search of `beam_search` ends with, the likeliest first."""
     silence = torch.full((len(log_probs), 1), -1e4)  # flashlight starts and ends with silence: a class that no frame can emit
-    found = decoder(torch.cat([log_probs.cpu(), silence], 1)[None].contiguous())[0]
-    labels = [int(label) for label in found[0].tokens if label < len(vocabulary.pieces)] if found else []
+    # several ends of a search may spell one text
+    ends = _decoder(vocabulary, beam, lm, 1 if count == 1 else beam)(torch.cat([log_probs.cpu(), silence], 1)[None].contiguous())[0]
+    texts: dict[str, list[int]] = {}
+    for end in ends:
+        labels = [int(label) for label in end.tokens if label < len(vocabulary.pieces)]
+        texts.setdefault(vocabulary.spell(labels), labels)
+    found = [_aligned(labels, log_probs, vocabulary, clock) for labels in list(texts.values())[:count] or [[]]]
+    # the search ranks by the alignments that its beam kept, the score counts all of them; with an n-gram its own ranking stands
+    return found if lm else sorted(found, key=lambda each: -each.score)
+
+
+def _aligned(labels: list[int], log_probs: Tensor, vocabulary: Vocabulary, clock: Clock) -> Hypothesis:
     path = align_labels(log_probs, labels, vocabulary.blank)
     score = likelihood(log_probs, labels, vocabulary.blank) / len(log_probs)
     return _hypothesis(labels, path, log_probs, vocabulary, clock, score)
@@ -75,7 +90,7 @@ def collapse(path: Sequence[int], blank: int) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _decoder(vocabulary: Vocabulary, beam: int, lm: str | None) -> Any:
+def _decoder(vocabulary: Vocabulary, beam: int, lm: str | None, count: int = 1) -> Any:
     from torchaudio.models.decoder import ctc_decoder
 
     if lm is not None and not Path(lm).is_file():
@@ -83,7 +98,7 @@ def _decoder(vocabulary: Vocabulary, beam: int, lm: str | None) -> Any:
     tokens = [_token(vocabulary, index) for index in range(len(vocabulary.pieces))]
     options = {"blank_token": tokens[vocabulary.blank], "sil_token": "<silence>", "log_add": True, "lm_weight": LM_WEIGHT if lm else 0.0}
     try:
-        return ctc_decoder(lexicon=None, tokens=[*tokens, "<silence>"], lm=lm, beam_size=beam, **options)
+        return ctc_decoder(lexicon=None, tokens=[*tokens, "<silence>"], lm=lm, beam_size=beam, nbest=count, **options)
     except RuntimeError as error:
         if "KenLM is not installed" in str(error):
             raise InputError(f"{lm} needs KenLM, which is not installed: pip install kenlm, or decode without an n-gram") from error

@@ -62,7 +62,7 @@ class Recogniser(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Of "emissions", "path", "loss", "generate", "timestamps"."""
+        """Of "emissions", "path", "loss", "generate", "timestamps", "alternatives" (it has a method of that name)."""
 
     @property
     def blank(self) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from asrlife.errors import InputError
+from asrlife.models.confidence import calibrated
 from asrlife.models.handle import Batch, Emissions, Handle, Weights, checked_options
 from asrlife.models.rowwise import weighted
 from asrlife.models.states import States
@@ -236,7 +237,8 @@ class WhisperRecogniser(Handle):
             score = float(chosen[index, : len(row) + 1].mean())
             parts = self._segments(row, chosen[index], samples) if timed else self._words(row, chosen[index], seen, index, samples)
             text = " ".join(self.spelling.text([token for token in row if token < self.control.end]).split())
-            found.append(Hypothesis(text, tuple(row), tuple(parts), score))
+            said = Hypothesis(text, tuple(row), tuple(parts), score)
+            found.append(said if timed else calibrated(said, self.card))
         return found
 
     def _segments(self, row: Sequence[int], chosen: Tensor, samples: int) -> Iterator[Word]:
@@ -262,6 +264,7 @@ def joined(parts: Sequence[tuple[float, Hypothesis]]) -> Hypothesis:
         tuple(token for _, part in parts for token in part.tokens),
         tuple(Word(w.text, w.start + start, w.end + start, w.confidence) for start, part in parts for w in part.words),
         sum(part.score * count for (_, part), count in zip(parts, steps, strict=True)) / sum(steps),
+        prod(found) if (found := [part.confidence for _, part in parts if part.confidence is not None]) else None,
     )
 
 

@@ -17,9 +17,13 @@ class Word:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A transcript with its tokens and words; `score` is the mean log-probability per step, in nats."""
+    """A transcript with its tokens and words; `score` is the mean log-probability per step, in nats.
+
+    `confidence` is the probability that the whole text is right, None where the model's card does not calibrate it.
+    """
 
     text: str
     tokens: tuple[int, ...]
     words: tuple[Word, ...]
     score: float
+    confidence: float | None = None

@@ -38,11 +38,11 @@ class _EncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Encoding.Val
     FLOAT32: _Encoding.ValueType  # 2
     """little-endian, full scale at 1"""
     MULAW: _Encoding.ValueType  # 3
-    """refused for now"""
+    """8-bit G.711"""
     ALAW: _Encoding.ValueType  # 4
-    """refused for now"""
+    """8-bit G.711"""
     CONTAINER: _Encoding.ValueType  # 5
-    """WAV or FLAC with their headers; refused for now"""
+    """WAV or FLAC with their headers, one channel, in chunks cut anywhere"""
 
 class Encoding(_Encoding, metaclass=_EncodingEnumTypeWrapper): ...
 
@@ -52,11 +52,11 @@ PCM16: Encoding.ValueType  # 1
 FLOAT32: Encoding.ValueType  # 2
 """little-endian, full scale at 1"""
 MULAW: Encoding.ValueType  # 3
-"""refused for now"""
+"""8-bit G.711"""
 ALAW: Encoding.ValueType  # 4
-"""refused for now"""
+"""8-bit G.711"""
 CONTAINER: Encoding.ValueType  # 5
-"""WAV or FLAC with their headers; refused for now"""
+"""WAV or FLAC with their headers, one channel, in chunks cut anywhere"""
 Global___Encoding: _TypeAlias = Encoding  # noqa: Y015
 
 class _Control:
@@ -95,9 +95,33 @@ FINISH: Control.ValueType  # 6
 Global___Control: _TypeAlias = Control  # noqa: Y015
 
 @_typing.final
-class StreamingRequest(_message.Message):
+class RecognizeRequest(_message.Message):
     """---------------------------------------------------------------------------------------------------------------- requests"""
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    AUDIO_FIELD_NUMBER: _builtins.int
+    audio: _builtins.bytes
+    """at most Limits.unary_bytes, and Limits.unary_audio of sound"""
+    @_builtins.property
+    def config(self) -> Global___StreamingConfig: ...
+    def __init__(
+        self,
+        *,
+        config: Global___StreamingConfig | None = ...,
+        audio: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "config", b"config"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecognizeRequest: _TypeAlias = RecognizeRequest  # noqa: Y015
+
+@_typing.final
+class StreamingRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONFIG_FIELD_NUMBER: _builtins.int
@@ -157,7 +181,7 @@ class StreamingConfig(_message.Message):
     RESUME_AFTER_UTTERANCE_FIELD_NUMBER: _builtins.int
     encoding: Global___Encoding.ValueType
     sample_rate_hz: _builtins.int
-    """8000 to 48000, a multiple of 25"""
+    """8000 to 48000, a multiple of 25. CONTAINER: what the header must say; 0 takes the header's, and 16000 comes back in `opened`."""
     channels: _builtins.int
     """0 or 1"""
     language: _builtins.str
@@ -165,13 +189,13 @@ class StreamingConfig(_message.Message):
     model: _builtins.str
     """empty: the server's"""
     max_alternatives: _builtins.int
-    """0 or 1"""
+    """0 to 10, of finals; more than 1 needs a model with "alternatives" among its capabilities"""
     word_times: _builtins.bool
     word_confidence: _builtins.bool
     vad_events: _builtins.bool
     """BEGIN and END as speech_event; endpointing SERVER only"""
     cursors: _builtins.bool
-    """refused for now"""
+    """at least once a second of audio, and before `closed`"""
     punctuation: _builtins.bool
     """refused for now"""
     request_id: _builtins.str
@@ -189,12 +213,12 @@ class StreamingConfig(_message.Message):
     def endpointing(self) -> Global___Endpointing: ...
     @_builtins.property
     def speech_start_timeout(self) -> _duration_pb2.Duration:
-        """refused for now"""
+        """Sound without speech, from the stream's start and after an utterance, behind which TIMEOUT is said and the stream closed as if
+        FINISH had come. 0.1 to 600 s of audio; endpointing SERVER only.
+        """
 
     @_builtins.property
-    def speech_end_timeout(self) -> _duration_pb2.Duration:
-        """refused for now"""
-
+    def speech_end_timeout(self) -> _duration_pb2.Duration: ...
     @_builtins.property
     def boosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Boost]:
         """refused for now"""
@@ -293,7 +317,7 @@ class Endpointing(_message.Message):
     stop_ms: _builtins.int
     """silence that ends it; SERVER only"""
     stop_eou_ms: _builtins.int
-    """refused for now"""
+    """silence, shorter than stop_ms, behind which EOU is said, with an interim result where asked for"""
     max_utterance_ms: _builtins.int
     """a longer utterance is cut here and the cut is said"""
     threshold: _builtins.float
@@ -417,9 +441,9 @@ class Adaptation(_message.Message):
     min_speech_ms: _builtins.int
     """shorter utterances, as they are cut, teach nothing; at most max_utterance_ms"""
     max_latency_ms: _builtins.int
-    """refused for now"""
+    """no step that would end later; methods without such a limit refuse it"""
     refine_finals: _builtins.bool
-    """false is refused for now"""
+    """false: no refinements. A final then waits for its adaptation and is itself the adapted text."""
     adaptation_key: _builtins.str
     """whose state the stream starts from; [A-Za-z0-9._-]{1,128}"""
     persist: Global___Adaptation.Persist.ValueType
@@ -617,16 +641,24 @@ class Limits(_message.Message):
     FIRST_MESSAGE_TIMEOUT_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
+    STREAM_AUDIO_FIELD_NUMBER: _builtins.int
+    UNARY_BYTES_FIELD_NUMBER: _builtins.int
+    UNARY_AUDIO_FIELD_NUMBER: _builtins.int
     chunk_bytes: _builtins.int
     max_utterance_ms: _builtins.int
     silence_ms: _builtins.int
     pending_utterances: _builtins.int
     unread_responses: _builtins.int
     streams: _builtins.int
+    unary_bytes: _builtins.int
     @_builtins.property
     def first_message_timeout(self) -> _duration_pb2.Duration: ...
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def stream_audio(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def unary_audio(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -638,10 +670,13 @@ class Limits(_message.Message):
         first_message_timeout: _duration_pb2.Duration | None = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
         streams: _builtins.int = ...,
+        stream_audio: _duration_pb2.Duration | None = ...,
+        unary_bytes: _builtins.int = ...,
+        unary_audio: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["first_message_timeout", b"first_message_timeout", "idle_timeout", b"idle_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_message_timeout", b"first_message_timeout", "idle_timeout", b"idle_timeout", "stream_audio", b"stream_audio", "unary_audio", b"unary_audio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "first_message_timeout", b"first_message_timeout", "idle_timeout", b"idle_timeout", "max_utterance_ms", b"max_utterance_ms", "pending_utterances", b"pending_utterances", "silence_ms", b"silence_ms", "streams", b"streams", "unread_responses", b"unread_responses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "first_message_timeout", b"first_message_timeout", "idle_timeout", b"idle_timeout", "max_utterance_ms", b"max_utterance_ms", "pending_utterances", b"pending_utterances", "silence_ms", b"silence_ms", "stream_audio", b"stream_audio", "streams", b"streams", "unary_audio", b"unary_audio", "unary_bytes", b"unary_bytes", "unread_responses", b"unread_responses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -656,7 +691,7 @@ class Alternative(_message.Message):
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     transcript: _builtins.str
     confidence: _builtins.float
-    """0..1, the geometric mean probability per step"""
+    """0..1: how likely the whole text is right where the model's card calibrates it, else the mean per step"""
     @_builtins.property
     def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___Word]:
         """when word_times or word_confidence ask for them"""
@@ -726,8 +761,11 @@ class Result(_message.Message):
     utterance_index: _builtins.int
     is_final: _builtins.bool
     stable_prefix_len: _builtins.int
-    """0 while no prefix is promised"""
+    """Characters of the first transcript that no later interim result of this utterance changes: the words that two successive
+    hypotheses began with alike. The final may differ. All of a final.
+    """
     stability: _builtins.float
+    """0..1, the stable share of the transcript"""
     adapted: _builtins.bool
     state_version: _builtins.int
     """of the weights that wrote this text; 0 is the base"""
@@ -757,6 +795,44 @@ class Result(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
+
+@_typing.final
+class RecognizeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    REFINEMENTS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def opened(self) -> Global___Opened:
+        """with the config in force"""
+
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]: ...
+    @_builtins.property
+    def refinements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refinement]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]: ...
+    @_builtins.property
+    def closed(self) -> Global___Closed: ...
+    def __init__(
+        self,
+        *,
+        opened: Global___Opened | None = ...,
+        results: _abc.Iterable[Global___Result] | None = ...,
+        refinements: _abc.Iterable[Global___Refinement] | None = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
+        closed: Global___Closed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "opened", b"opened"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "opened", b"opened", "refinements", b"refinements", "results", b"results", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecognizeResponse: _TypeAlias = RecognizeResponse  # noqa: Y015
 
 @_typing.final
 class Refinement(_message.Message):
@@ -815,7 +891,9 @@ class SpeechEvent(_message.Message):
         BEGIN: SpeechEvent._Kind.ValueType  # 1
         END: SpeechEvent._Kind.ValueType  # 2
         EOU: SpeechEvent._Kind.ValueType  # 3
+        """an utterance has probably ended; END follows unless speech goes on"""
         TIMEOUT: SpeechEvent._Kind.ValueType  # 4
+        """no speech for as long as the config said; the stream closes"""
         FORCED: SpeechEvent._Kind.ValueType  # 5
         """the utterance reached max_utterance_ms"""
 
@@ -824,7 +902,9 @@ class SpeechEvent(_message.Message):
     BEGIN: SpeechEvent.Kind.ValueType  # 1
     END: SpeechEvent.Kind.ValueType  # 2
     EOU: SpeechEvent.Kind.ValueType  # 3
+    """an utterance has probably ended; END follows unless speech goes on"""
     TIMEOUT: SpeechEvent.Kind.ValueType  # 4
+    """no speech for as long as the config said; the stream closes"""
     FORCED: SpeechEvent.Kind.ValueType  # 5
     """the utterance reached max_utterance_ms"""
 
@@ -941,6 +1021,8 @@ Global___AdaptationEvent: _TypeAlias = AdaptationEvent  # noqa: Y015
 
 @_typing.final
 class Cursors(_message.Message):
+    """How far a stream has come, in ms of its audio."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RECEIVED_MS_FIELD_NUMBER: _builtins.int
@@ -950,9 +1032,13 @@ class Cursors(_message.Message):
     BACKLOG_MS_FIELD_NUMBER: _builtins.int
     received_ms: _builtins.int
     processed_ms: _builtins.int
+    """up to here something was recognised, interim results included, or there was nothing to recognise"""
     final_ms: _builtins.int
+    """every utterance before this has its final"""
     adapted_ms: _builtins.int
+    """every utterance before this was adapted to, or passed over; final_ms without adaptation"""
     backlog_ms: _builtins.int
+    """sound of utterances that have ended and wait for their finals"""
     def __init__(
         self,
         *,

@@ -34,6 +34,11 @@ class SpeechAdaptStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.Recognize = channel.unary_unary(
+                '/asrlife.v1.SpeechAdapt/Recognize',
+                request_serializer=asrlife_dot_v1_dot_asrlife__pb2.RecognizeRequest.SerializeToString,
+                response_deserializer=asrlife_dot_v1_dot_asrlife__pb2.RecognizeResponse.FromString,
+                _registered_method=True)
         self.StreamingRecognize = channel.stream_stream(
                 '/asrlife.v1.SpeechAdapt/StreamingRecognize',
                 request_serializer=asrlife_dot_v1_dot_asrlife__pb2.StreamingRequest.SerializeToString,
@@ -78,6 +83,15 @@ class SpeechAdaptStub:
 
 class SpeechAdaptServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def Recognize(self, request, context):
+        """One recording, whole: the words of StreamingRecognize in one answer, which comes when all of it is recognised.
+        Adaptation "none" (also when the method is empty) or a method that starts anew with every utterance.
+        Not for streams alone: interim, cursors, vad_events, timeouts, stop_eou_ms, sessions and keys are refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def StreamingRecognize(self, request_iterator, context):
         """Audio in, words out. The first message is `config`, the last one `control: FINISH`: only FINISH is a clean end.
@@ -141,6 +155,11 @@ class SpeechAdaptServicer:
 
 def add_SpeechAdaptServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Recognize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recognize,
+                    request_deserializer=asrlife_dot_v1_dot_asrlife__pb2.RecognizeRequest.FromString,
+                    response_serializer=asrlife_dot_v1_dot_asrlife__pb2.RecognizeResponse.SerializeToString,
+            ),
             'StreamingRecognize': grpc.stream_stream_rpc_method_handler(
                     servicer.StreamingRecognize,
                     request_deserializer=asrlife_dot_v1_dot_asrlife__pb2.StreamingRequest.FromString,
@@ -191,6 +210,33 @@ def add_SpeechAdaptServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SpeechAdapt:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Recognize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/asrlife.v1.SpeechAdapt/Recognize',
+            asrlife_dot_v1_dot_asrlife__pb2.RecognizeRequest.SerializeToString,
+            asrlife_dot_v1_dot_asrlife__pb2.RecognizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def StreamingRecognize(request_iterator,

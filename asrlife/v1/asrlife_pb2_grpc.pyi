@@ -35,6 +35,11 @@ class SpeechAdaptStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SpeechAdaptAsyncStub: ...
+    Recognize: _grpc.UnaryUnaryMultiCallable[_asrlife_pb2.RecognizeRequest, _asrlife_pb2.RecognizeResponse]
+    """One recording, whole: the words of StreamingRecognize in one answer, which comes when all of it is recognised.
+    Adaptation "none" (also when the method is empty) or a method that starts anew with every utterance.
+    Not for streams alone: interim, cursors, vad_events, timeouts, stop_eou_ms, sessions and keys are refused.
+    """
     StreamingRecognize: _grpc.StreamStreamMultiCallable[_asrlife_pb2.StreamingRequest, _asrlife_pb2.StreamingResponse]
     """Audio in, words out. The first message is `config`, the last one `control: FINISH`: only FINISH is a clean end.
     A request stream that merely stops (cancel, lost connection, half-close) finalises nothing and commits nothing.
@@ -61,6 +66,11 @@ class SpeechAdaptStub:
 @_typing.type_check_only
 class SpeechAdaptAsyncStub(SpeechAdaptStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Recognize: _aio.UnaryUnaryMultiCallable[_asrlife_pb2.RecognizeRequest, _asrlife_pb2.RecognizeResponse]  # type: ignore[assignment]
+    """One recording, whole: the words of StreamingRecognize in one answer, which comes when all of it is recognised.
+    Adaptation "none" (also when the method is empty) or a method that starts anew with every utterance.
+    Not for streams alone: interim, cursors, vad_events, timeouts, stop_eou_ms, sessions and keys are refused.
+    """
     StreamingRecognize: _aio.StreamStreamMultiCallable[_asrlife_pb2.StreamingRequest, _asrlife_pb2.StreamingResponse]  # type: ignore[assignment]
     """Audio in, words out. The first message is `config`, the last one `control: FINISH`: only FINISH is a clean end.
     A request stream that merely stops (cancel, lost connection, half-close) finalises nothing and commits nothing.
@@ -85,6 +95,17 @@ class SpeechAdaptAsyncStub(SpeechAdaptStub):
     """
 
 class SpeechAdaptServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def Recognize(
+        self,
+        request: _asrlife_pb2.RecognizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_asrlife_pb2.RecognizeResponse, _abc.Awaitable[_asrlife_pb2.RecognizeResponse]]:
+        """One recording, whole: the words of StreamingRecognize in one answer, which comes when all of it is recognised.
+        Adaptation "none" (also when the method is empty) or a method that starts anew with every utterance.
+        Not for streams alone: interim, cursors, vad_events, timeouts, stop_eou_ms, sessions and keys are refused.
+        """
+
     @_abc_1.abstractmethod
     def StreamingRecognize(
         self,

@@ -24,11 +24,15 @@ class Limits(Settings):
     pending_utterances: int = Field(default=4, ge=1)
     unread_responses: int = Field(default=256, ge=4)
     queued_jobs: int = Field(default=4096, ge=1)
+    stream_s: float = Field(default=14_400, gt=0)
+    unary_bytes: int = Field(default=10 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    unary_s: float = Field(default=60, gt=0)
 
     @property
     def message_bytes(self) -> int:
-        """The largest message that gRPC lets through."""
-        return self.chunk_bytes + max(self.chunk_bytes, _MESSAGE_ROOM)  # above the chunk's limit, so that our own words say what is wrong
+        """The largest message that gRPC lets through, of either call: it has one limit for all."""
+        largest = max(2 * self.chunk_bytes, self.unary_bytes)  # above the chunk's limit, so that our own words say what is wrong
+        return largest + _MESSAGE_ROOM
 
 
 class Timeouts(Settings):

@@ -22,6 +22,13 @@ class Began:
     offset: int
 
 
+@dataclass(frozen=True)
+class Paused:
+    """The utterance under way has probably ended at sample `offset`."""
+
+    offset: int
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
     """An utterance's samples [start, end) of the stream at the stream's own rate; `forced` when it was cut for its length."""
@@ -32,14 +39,21 @@ class Segment:
     forced: bool = False
 
 
+Happening = Began | Paused | Segment
+
+
 class Endpointer(Protocol):
     """Cuts a stream of samples into utterances."""
+
+    @property
+    def begun(self) -> int | None:
+        """The first sample of the utterance under way."""
 
     @property
     def open(self) -> Segment | None:
         """The utterance under way."""
 
-    def feed(self, samples: np.ndarray) -> list[Began | Segment]:
+    def feed(self, samples: np.ndarray) -> list[Happening]:
         """Take samples at the stream's rate and say what began and ended in them."""
 
     def flush(self) -> list[Segment]:
@@ -86,14 +100,19 @@ class External:
         self._tape = Tape()
 
     @property
+    def begun(self) -> int | None:
+        """Where the last utterance ended, once there is sound behind it."""
+        return self._tape.start if self._tape.end > self._tape.start else None
+
+    @property
     def open(self) -> Segment | None:
         """Everything since the last end."""
         return self._tape.copy(self._tape.start, self._tape.end) if self._tape.end > self._tape.start else None
 
-    def feed(self, samples: np.ndarray) -> list[Began | Segment]:
+    def feed(self, samples: np.ndarray) -> list[Happening]:
         """Take samples; an utterance that has grown too long comes back cut."""
         self._tape.append(samples)
-        cuts: list[Began | Segment] = []
+        cuts: list[Happening] = []
         while self._tape.end - self._tape.start > self._longest:
             cuts.append(self._tape.cut(self._tape.start, self._tape.start + self._longest, forced=True))
         return cuts
@@ -105,7 +124,7 @@ class External:
 
 @dataclass(frozen=True)
 class Rules:
-    """When speech counts as an utterance; ms, and a probability."""
+    """When speech counts as an utterance; ms, and a probability. After `eou_ms` of silence (0: never) it has probably ended."""
 
     start_ms: int = 96
     stop_ms: int = 480
@@ -113,6 +132,7 @@ class Rules:
     threshold: float = 0.5
     pre_roll_ms: int = 300
     post_roll_ms: int = 240
+    eou_ms: int = 0
 
 
 class Listening:
@@ -133,17 +153,23 @@ class Listening:
         self._quiet = 0  # windows of silence on end
         self._spoken_until = 0
         self._began: int | None = None
+        self._paused = False
+
+    @property
+    def begun(self) -> int | None:
+        """The pre-roll before the speech, while somebody speaks."""
+        return self._began
 
     @property
     def open(self) -> Segment | None:
         """From the pre-roll to the newest sample, while somebody speaks."""
         return None if self._began is None else self._tape.copy(self._began, self._tape.end)
 
-    def feed(self, samples: np.ndarray) -> list[Began | Segment]:
+    def feed(self, samples: np.ndarray) -> list[Happening]:
         """Judge every window that is whole now."""
         self._tape.append(samples)
         self._waiting = np.concatenate([self._waiting, self._resampler.feed(samples)])
-        events: list[Began | Segment] = []
+        events: list[Happening] = []
         while len(self._waiting) >= WINDOW:
             window, self._waiting = self._waiting[:WINDOW], self._waiting[WINDOW:]
             events += self._turn(self._judge(window))
@@ -153,14 +179,14 @@ class Listening:
         """End the utterance at the newest sample; nothing where nobody speaks."""
         return [] if self._began is None else [self._end(self._tape.end)]
 
-    def _turn(self, speech: float) -> list[Began | Segment]:
+    def _turn(self, speech: float) -> list[Happening]:
         self._windows += 1
         now = min(self._tape.end, self._windows * WINDOW * self._rate // LISTENING_RATE)
         if self._began is None:
             return self._turn_in_silence(speech, now)
         return self._turn_in_speech(speech, now, self._began)
 
-    def _turn_in_silence(self, speech: float, now: int) -> list[Began | Segment]:
+    def _turn_in_silence(self, speech: float, now: int) -> list[Happening]:
         self._loud = self._loud + 1 if speech >= self._rules.threshold else 0
         first = now - max(1, self._loud) * WINDOW * self._rate // LISTENING_RATE
         earliest = max(self._tape.start, first - self._samples(self._rules.pre_roll_ms))
@@ -170,9 +196,9 @@ class Listening:
         self._began, self._quiet, self._spoken_until = earliest, 0, now
         return [Began(earliest)]
 
-    def _turn_in_speech(self, speech: float, now: int, began: int) -> list[Began | Segment]:
+    def _turn_in_speech(self, speech: float, now: int, began: int) -> list[Happening]:
         if speech >= self._rules.threshold:
-            self._quiet, self._spoken_until = 0, now
+            self._quiet, self._spoken_until, self._paused = 0, now, False
         elif self._quiet or speech < self._rules.threshold - _RELEASE:
             self._quiet += 1
         if self._quiet and self._milliseconds(self._quiet) >= self._rules.stop_ms:
@@ -181,10 +207,17 @@ class Listening:
         if now - began >= longest:
             self._began = began + longest
             return [self._tape.cut(began, began + longest, forced=True)]
-        return []
+        return self._pause()
+
+    def _pause(self) -> list[Happening]:
+        waited = self._rules.eou_ms and self._milliseconds(self._quiet) >= self._rules.eou_ms
+        if self._paused or not waited:
+            return []
+        self._paused = True
+        return [Paused(self._spoken_until)]
 
     def _end(self, at: int) -> Segment:
-        began, self._began, self._loud = self._began or 0, None, 0
+        began, self._began, self._loud, self._paused = self._began or 0, None, 0, False
         return self._tape.cut(began, at)
 
     def _samples(self, milliseconds: int) -> int:

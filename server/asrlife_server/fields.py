@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -12,11 +13,13 @@ from asrlife_server.refusal import invalid
 HONOURED = frozenset(
     """config.encoding config.sample_rate_hz config.channels config.language config.model config.max_alternatives config.word_times
     config.word_confidence config.vad_events config.request_id config.session_id config.resume_after_utterance
+    config.cursors config.speech_start_timeout config.speech_end_timeout
     config.interim config.interim.enable config.interim.min_interval_ms
     config.endpointing config.endpointing.mode config.endpointing.start_ms config.endpointing.stop_ms
-    config.endpointing.max_utterance_ms config.endpointing.threshold
+    config.endpointing.max_utterance_ms config.endpointing.threshold config.endpointing.stop_eou_ms
     config.adaptation config.adaptation.method config.adaptation.settings config.adaptation.refine_finals config.adaptation.persist
     config.adaptation.adaptation_key config.adaptation.read_only config.adaptation.exclusive config.adaptation.min_speech_ms
+    config.adaptation.max_latency_ms
     audio audio.content audio.sequence silence silence.duration_ms control config
     adaptation_key version content state state.adaptation_key state.current state.current.version state.current.base_hash
     state.current.method state.current.settings state.current.settings_digest state.current.checksum state.current.size_bytes
@@ -34,7 +37,7 @@ def check(message: Message, path: str = "") -> None:
         place = f"{path}.{name}" if path else name
         if place not in HONOURED:
             raise invalid(place, "not supported by this server; leave it unset")
-        if isinstance(value, Message):
+        if isinstance(value, Message) and not isinstance(value, Duration):
             check(value, place)
 
 

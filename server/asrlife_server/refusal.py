@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
 Code = Literal[
     "INVALID_ARGUMENT",
     "NOT_FOUND",
@@ -14,17 +16,38 @@ Code = Literal[
     "ABORTED",
     "OUT_OF_RANGE",
 ]
+_DETAILS = "grpc-status-details-bin"  # where gRPC's libraries look for a google.rpc.Status
 
 
 class Refusal(Exception):
-    """Ends a stream with the gRPC status `code`; the message names the rule, the field and the value."""
+    """Ends a stream with the gRPC status `code`; the message names the rule, the field and the value.
 
-    def __init__(self, code: Code, message: str) -> None:
+    `field` is the path of the request's field at fault, if one is; `retry_s` says when another try may do better. `settles`: what was
+    heard before is recognised, adapted to and sent first.
+    """
+
+    def __init__(self, code: Code, message: str, *, field: str = "", retry_s: int | None = None, settles: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.field = field
+        self.retry_s = retry_s
+        self.settles = settles
+
+    @property
+    def metadata(self) -> tuple[tuple[str, bytes], ...]:
+        """Trailing metadata with google.rpc.BadRequest or RetryInfo, as grpc_status.rpc_status reads it."""
+        status = status_pb2.Status(code=code_pb2.Code.Value(self.code), message=self.message)
+        if self.field:
+            violation = error_details_pb2.BadRequest.FieldViolation(field=self.field, description=self.message)
+            status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+        if self.retry_s is not None:
+            again = error_details_pb2.RetryInfo()
+            again.retry_delay.FromSeconds(self.retry_s)
+            status.details.add().Pack(again)
+        return ((_DETAILS, status.SerializeToString()),)
 
 
-def invalid(field: str, message: str) -> Refusal:
+def invalid(field: str, message: str, settles: bool = False) -> Refusal:
     """Refuse a field of a request by its path."""
-    return Refusal("INVALID_ARGUMENT", f"{field}: {message}")
+    return Refusal("INVALID_ARGUMENT", f"{field}: {message}", field=field, settles=settles)

@@ -14,7 +14,7 @@ import grpc
 
 import asrlife
 from asrlife.v1 import asrlife_pb2 as pb
-from asrlife_server import wire
+from asrlife_server import unary, wire
 from asrlife_server.config import ServerConfig
 from asrlife_server.endpointing import Endpointer, External, Judge, Listening
 from asrlife_server.engine import Engine, Priority
@@ -24,8 +24,9 @@ from asrlife_server.session import Session
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.kept import Kept, asked
 from asrlife_server.state.rpcs import StateRpcs
-from asrlife_server.stream import Requests, Stream, Write, awaited
+from asrlife_server.stream import Longest, Requests, Stream, Write, awaited
 
+_RETRY_S = 1
 NAME: str = pb.DESCRIPTOR.services_by_name["SpeechAdapt"].full_name
 _PARTING = 10.0  # s that a stream may take to end
 _log = logging.getLogger("asrlife.server")
@@ -44,13 +45,23 @@ class Service(StateRpcs):
         self._quiet = asyncio.Event()
         self._quiet.set()
 
+    async def Recognize(self, request: pb.RecognizeRequest, context: Any) -> pb.RecognizeResponse:
+        """See the protocol."""
+        gathered = unary.Gathered()
+        await self._answer(context, unary.requests(request, self._config.limits), gathered.write, unary.longest(self._config.limits))
+        return gathered.response
+
     async def StreamingRecognize(self, request_iterator: Requests, context: Any) -> None:  # type: ignore[override]
         """See the protocol."""
+        await self._answer(context, request_iterator, context.write)
+
+    async def _answer(self, context: Any, requests: Requests, write: Write, longest: Longest | None = None) -> None:
+        """Serve one call, whole or in pieces (`longest` None), and say why where it cannot be."""
         try:
             with self._place():
-                await self._serve(request_iterator, context.write, self.tenant_of(context))
+                await self._serve(requests, write, self.tenant_of(context), longest)
         except Refusal as refusal:
-            await context.abort(grpc.StatusCode[refusal.code], refusal.message)
+            await context.abort(grpc.StatusCode[refusal.code], refusal.message, refusal.metadata)
         except grpc.aio.BaseError:
             _log.debug("a client went away", exc_info=True)
         except Exception:  # the last wall: whatever broke, its cause goes to the log and only this caller's stream ends
@@ -86,21 +97,23 @@ class Service(StateRpcs):
         for stream in list(self.streams.values()):
             stream.expire()
 
-    async def _serve(self, requests: Requests, write: Write, tenant: str) -> None:
+    async def _serve(self, requests: Requests, write: Write, tenant: str, longest: Longest | None) -> None:
         session = await self._opened(requests)
-        async with self._registered(session, tenant) as (stream, kept):
+        if longest is not None:
+            unary.check_episodic(session.state, session.opening.config.adaptation.method)
+        async with self._registered(session, tenant, longest) as (stream, kept):
             await write(self._greeting(session))
             for message in kept.greeting() if kept else []:
                 await write(message)
             await stream.serve(requests, write)
 
     @asynccontextmanager
-    async def _registered(self, session: Session, tenant: str) -> AsyncIterator[tuple[Stream, Kept | None]]:
+    async def _registered(self, session: Session, tenant: str, longest: Longest | None) -> AsyncIterator[tuple[Stream, Kept | None]]:
         place = tenant, session.name
         async with self._turns.setdefault(place, asyncio.Lock()):
             await self._superseded(place)
             kept = await self._kept(session, tenant)
-            stream = self.streams[place] = Stream(session, self._engine, self._config.limits, self._config.timeouts, kept)
+            stream = self.streams[place] = Stream(session, self._engine, self._config.limits, self._config.timeouts, longest, kept)
         try:
             yield stream, kept
         finally:
@@ -132,7 +145,8 @@ class Service(StateRpcs):
         if self.draining:
             raise Refusal("UNAVAILABLE", "the server is stopping; open the stream elsewhere")
         if self._calls >= self._config.limits.streams:
-            raise Refusal("RESOURCE_EXHAUSTED", f"{self._calls} streams are open, which is this server's limit; try again later")
+            text = f"{self._calls} streams are open, which is this server's limit; try again later"
+            raise Refusal("RESOURCE_EXHAUSTED", text, retry_s=_RETRY_S)
         self._calls += 1
         self._quiet.clear()
         try:

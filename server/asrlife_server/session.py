@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from asrlife.audio.read import defects
 from asrlife.audio.waveform import Waveform
 from asrlife.data.utterance import Utterance
 from asrlife.errors import InputError
@@ -17,60 +16,16 @@ from asrlife.methods.online.method import Event
 from asrlife.methods.online.restore import drift
 from asrlife.text.hypothesis import Hypothesis
 from asrlife.v1 import asrlife_pb2 as pb
-from asrlife_server import wire
-from asrlife_server.endpointing import Began, Endpointer, Segment
-from asrlife_server.opening import ENCODINGS, Opening
+from asrlife_server import oddities, wire
+from asrlife_server.agreement import Agreement
+from asrlife_server.cursors import Cursors
+from asrlife_server.endpointing import Began, Endpointer, Happening, Paused
+from asrlife_server.opening import Opening
+from asrlife_server.patience import Patience
+from asrlife_server.work import Command, Heard, Messages, Spoken, Step, Totals
 
-Messages = list[pb.StreamingResponse]
-_ODD = {"clipped": "clipped; lower the gain", "offset": "a constant offset; check the microphone", "quiet": "very quiet; raise the gain"}
 _NOT_KEPT = frozenset({"slow_committed", "reset"})  # events that say nothing of a stream which keeps nothing
 _NOTHING = Hypothesis("", (), (), 0.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Spoken:
-    """An utterance that is to be recognised: whole, or (`whole` False) as far as it has come."""
-
-    index: int
-    segment: Segment
-    whole: bool = True
-
-
-@dataclass(frozen=True)
-class Command:
-    """RESET_ADAPTATION, FREEZE or UNFREEZE, to be obeyed after the utterances before it."""
-
-    control: int
-
-
-@dataclass
-class Heard:
-    """What some sound led to: messages to send at once, and work in its order."""
-
-    messages: Messages = field(default_factory=list)
-    work: list[Spoken | Command] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What one step of adaptation gave; nothing is kept before `Session.commit`."""
-
-    spoken: Spoken
-    hypothesis: Hypothesis | None
-    state: Any
-    events: tuple[Event, ...]
-
-
-@dataclass
-class Totals:
-    """What a stream has used, in s and counts."""
-
-    audio: float = 0.0
-    compute: float = 0.0
-    adaptation: float = 0.0
-    utterances: int = 0
-    steps: int = 0
-    resets: int = 0
 
 
 class Session:
@@ -92,8 +47,11 @@ class Session:
         self._first = 0  # index of this stream's first utterance
         self._model = model
         self._endpointer = endpointer
-        self._decoder = ENCODINGS[opening.config.encoding]()
-        self._received = 0  # samples
+        self._decoder = opening.decoder
+        self._agreement = Agreement()
+        self._cursors = Cursors(opening.rate, self.adapts)
+        self._patience = Patience.of(opening.config)
+        self._waiting: dict[int, Sequence[Hypothesis]] = {}  # finals that wait for their adaptation
         self._begun = 0  # utterances
         self._shown = 0  # sample up to which an interim result was asked for
         self._sequence: int | None = None
@@ -112,7 +70,7 @@ class Session:
         """Take a chunk of sound."""
         messages = self._gap(audio)
         heard = self._feed(self._decoder.decode(audio.content))
-        return Heard(messages + heard.messages, heard.work)
+        return Heard(messages + heard.messages, heard.work, heard.over)
 
     def silence(self, milliseconds: int) -> Heard:
         """Take silence that the client did not send sample by sample."""
@@ -124,18 +82,21 @@ class Session:
 
     def finish(self) -> Heard:
         """End everything: the client has said that no more comes."""
-        heard = self.finalise()
+        last, end = self._feed(self._decoder.finish()), self.finalise()
+        heard = Heard(last.messages + end.messages, last.work + end.work)
         if self._decoder.left_over:
             text = f"{self._decoder.left_over} bytes at the end are no whole sample; they are dropped"
             heard.messages.append(wire.warning("TRUNCATED_SAMPLE", "audio.content", text))
         return heard
 
-    def recognise(self, spoken: Spoken) -> Hypothesis:
-        """The words of the base model, unadapted."""
+    def recognise(self, spoken: Spoken) -> Sequence[Hypothesis]:
+        """The words of the base model, unadapted: the best, and for a whole utterance as many others as the client asked for."""
         if not spoken.segment.samples.any():
-            return _NOTHING
-        found: Hypothesis = self._model.transcribe([self._waveform(spoken)])[0]
-        return found
+            return [_NOTHING]
+        wanted = self.opening.config.max_alternatives
+        if spoken.whole and wanted > 1:
+            return list(self._model.alternatives(self._waveform(spoken), wanted))
+        return list(self._model.transcribe([self._waveform(spoken)]))
 
     def step(self, spoken: Spoken) -> Step:
         """Adapt to an utterance; digital silence teaches nothing, and neither does what the method cannot take."""
@@ -152,13 +113,25 @@ class Session:
         """What stands in for a step while the stream is frozen."""
         return self._skip(spoken, "frozen")
 
-    def told(self, spoken: Spoken, hypothesis: Hypothesis) -> pb.StreamingResponse:
+    def answer(self, spoken: Spoken, found: Sequence[Hypothesis]) -> Messages:
+        """The final of an utterance; nothing yet where the final is to be the adapted text."""
+        if self.adapts and not self.opening.config.adaptation.refine_finals:
+            self._waiting[spoken.index] = found
+            return []
+        return [self.told(spoken, found)]
+
+    def told(self, spoken: Spoken, found: Sequence[Hypothesis], adapted: bool = False) -> pb.StreamingResponse:
         """An interim or a final result."""
-        rate = self.opening.rate
-        result = pb.Result(utterance_index=spoken.index, is_final=spoken.whole)
-        result.alternatives.append(wire.alternative(hypothesis, self.opening.config, spoken.segment.start / rate))
-        result.start.CopyFrom(wire.duration(spoken.segment.start / rate))
-        result.end.CopyFrom(wire.duration(spoken.segment.end / rate))
+        if spoken.whole:
+            stable = len(found[0].text)
+            self._cursors.finalised()
+        else:
+            shown, stable = self._agreement.taken(spoken.index, found[0])
+            found = [shown]
+            self._cursors.guessed(spoken.segment.end)
+        result = wire.result(found, stable, self.opening.config, spoken.segment)
+        result.utterance_index, result.is_final, result.adapted = spoken.index, spoken.whole, adapted
+        result.state_version = self.version if adapted else 0
         return pb.StreamingResponse(result=result)
 
     def commit(self, step: Step) -> Messages:
@@ -171,7 +144,8 @@ class Session:
         stepped: Mapping[str, Any] = next((event.detail for event in step.events if event.kind == "stepped"), {})
         self.totals.steps += int(stepped.get("steps", 0))
         events = [wire.adapted(event, step.spoken.index, self.version) for event in step.events]
-        return ([self._refinement(step, step.hypothesis, stepped)] if step.hypothesis else []) + events
+        self._cursors.adapted()
+        return self._answers(step, stepped) + events
 
     def obey(self, command: Command) -> None:
         """Freeze or let go."""
@@ -187,6 +161,15 @@ class Session:
     def next_index(self) -> int:
         """The utterance behind those that have been recognised."""
         return self._first + self.totals.utterances
+
+    def cursors(self) -> Messages:
+        """Where the stream is, if the client asked to know."""
+        return [self._cursors.message(self._endpointer.begun)] if self.opening.config.cursors else []
+
+    @property
+    def final_ms(self) -> int:
+        """The ms of sound before which every utterance has its final."""
+        return self._cursors.milliseconds(self._cursors.final(self._endpointer.begun))
 
     def start(self) -> Any:
         """The method's state before any utterance."""
@@ -210,39 +193,51 @@ class Session:
         return [wire.warning("DATA_LOSS", "audio.sequence", f"chunk {expected} was expected, {audio.sequence} came")]
 
     def _feed(self, samples: np.ndarray) -> Heard:
-        self._received += len(samples)
-        self.totals.audio = self._received / self.opening.rate
-        heard = self._sorted(self._endpointer.feed(samples))
-        under_way = self._interim()
-        return Heard(heard.messages, heard.work + ([under_way] if under_way else []))
+        self._cursors.received += len(samples)
+        self.totals.audio = self._cursors.received / self.opening.rate
+        happened = self._endpointer.feed(samples)
+        heard = self._sorted(happened)
+        heard.work += self._interim(any(isinstance(event, Paused) for event in happened))
+        if self._cursors.due:
+            heard.messages += self.cursors()
+        self._lose_patience(heard)
+        return heard
 
-    def _interim(self) -> Spoken | None:
+    def _lose_patience(self, heard: Heard) -> None:
+        at = self._patience.expired(self._cursors.received, self._endpointer.begun is not None)
+        if at is not None:
+            heard.messages.append(wire.speech(pb.SpeechEvent.TIMEOUT, at / self.opening.rate))
+            heard.over = True
+
+    def _interim(self, paused: bool) -> list[Spoken]:
         if self.opening.interval_ms is None:
-            return None
-        segment = self._endpointer.open
-        if segment is None or segment.end - max(self._shown, segment.start) < self.opening.interval_ms * self.opening.rate // 1000:
-            return None
+            return []
+        segment, least = self._endpointer.open, 1 if paused else self.opening.interval_ms * self.opening.rate // 1000
+        if segment is None or segment.end - max(self._shown, segment.start) < least:
+            return []
         self._shown = segment.end
-        return Spoken(self._begun, segment, whole=False)
+        return [Spoken(self._begun, segment, whole=False)]
 
-    def _sorted(self, events: list[Began | Segment]) -> Heard:
+    def _sorted(self, events: Sequence[Happening]) -> Heard:
         heard = Heard()
         for event in events:
             if isinstance(event, Began):
+                self._patience.began()
                 self._say(heard, pb.SpeechEvent.BEGIN, event.offset)
                 continue
+            if isinstance(event, Paused):
+                heard.messages.append(wire.speech(pb.SpeechEvent.EOU, event.offset / self.opening.rate))
+                continue
+            self._cursors.cut((event.start, event.end))
+            self._patience.ended(event.end)
             if event.forced:
                 heard.messages.append(wire.speech(pb.SpeechEvent.FORCED, event.end / self.opening.rate))
             else:
                 self._say(heard, pb.SpeechEvent.END, event.end)
-            heard.messages.extend(self._oddities(event))
+            heard.messages.extend(oddities.warnings(event, self.opening.rate, self._begun))
             heard.work.append(Spoken(self._begun, event))
             self._begun += 1
         return heard
-
-    def _oddities(self, segment: Segment) -> Messages:
-        found = defects(Waveform(segment.samples, self.opening.rate))
-        return [wire.warning(name.upper(), "audio.content", f"utterance {self._begun}: {_ODD[name]}") for name in found if name in _ODD]
 
     def _say(self, heard: Heard, kind: pb.SpeechEvent.Kind.ValueType, offset: int) -> None:
         if self.opening.config.vad_events:
@@ -252,8 +247,11 @@ class Session:
         return Waveform(spoken.segment.samples, self.opening.rate).resampled(16_000)
 
     def _unfit(self, spoken: Spoken) -> str:
+        """Why an utterance teaches nothing, "" where it may."""
         if not spoken.segment.samples.any():
             return "no speech"
+        if (odd := oddities.unfit(spoken.segment, self.opening.rate)) is not None:
+            return odd
         length = (spoken.segment.end - spoken.segment.start) * 1000 / self.opening.rate
         return "too short" if length < self.opening.config.adaptation.min_speech_ms else ""
 
@@ -270,6 +268,12 @@ class Session:
 
     def _skip(self, spoken: Spoken, reason: str) -> Step:
         return Step(spoken, None, self.state, (Event("skipped", {"reason": reason}),))
+
+    def _answers(self, step: Step, stepped: Mapping[str, Any]) -> Messages:
+        waiting = self._waiting.pop(step.spoken.index, None)
+        if waiting is not None:
+            return [self.told(step.spoken, [step.hypothesis] if step.hypothesis else waiting, adapted=step.hypothesis is not None)]
+        return [self._refinement(step, step.hypothesis, stepped)] if step.hypothesis else []
 
     def _refinement(self, step: Step, hypothesis: Hypothesis, stepped: Mapping[str, Any]) -> pb.StreamingResponse:
         start = step.spoken.segment.start / self.opening.rate

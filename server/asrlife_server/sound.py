@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import gcd
+from typing import Protocol
 
 import numpy as np
 
 from asrlife.audio.waveform import Waveform
+from asrlife_server.g711 import A_LAW, MU_LAW, expanded
 from asrlife_server.refusal import invalid
 
 LISTENING_RATE = 16_000  # Hz, what the voice activity detector and the recognisers hear
+_LOUDEST = 1e6  # 120 dB above full scale; nothing that was recorded
 _MARGIN = 8e-3  # s of context on either side of a block; wider than the resampling kernel at 8 kHz
 
 
@@ -19,8 +22,22 @@ def finest(rate: int) -> int:
     return rate // gcd(rate, LISTENING_RATE)
 
 
-class Decoder:
-    """Turns chunks of bytes into float32 samples; a sample cut in two by a chunk's end waits for its other part."""
+class Decoder(Protocol):
+    """Turns chunks of bytes, cut anywhere, into float32 samples."""
+
+    @property
+    def left_over(self) -> int:
+        """Bytes of a sample whose end has not come."""
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Samples (n,) that are certain now."""
+
+    def finish(self) -> np.ndarray:
+        """The samples that were held back; refuses what cannot end here."""
+
+
+class Raw:
+    """Samples without a header, `width` bytes each; one that a chunk's end cuts in two waits for its other part."""
 
     def __init__(self, parse: Callable[[bytes], np.ndarray], width: int) -> None:
         self._parse = parse
@@ -39,21 +56,37 @@ class Decoder:
         self._carry = data[whole:]
         return self._parse(data[:whole])
 
+    def finish(self) -> np.ndarray:
+        """Nothing: what is whole is out already."""
+        return np.zeros(0, np.float32)
 
-def pcm16() -> Decoder:
+
+def pcm16() -> Raw:
     """Signed 16-bit little-endian, scaled as Waveform.from_pcm16 does it."""
-    return Decoder(lambda data: Waveform.from_pcm16(data, LISTENING_RATE).samples, 2)
+    return Raw(lambda data: Waveform.from_pcm16(data, LISTENING_RATE).samples, 2)
 
 
-def float32() -> Decoder:
-    """Little-endian float32; NaN and infinity are refused."""
-    return Decoder(_finite, 4)
+def float32() -> Raw:
+    """Little-endian float32; NaN and infinity are refused, and so is what no recording reaches."""
+    return Raw(lambda data: finite(np.frombuffer(data, "<f4").astype(np.float32)), 4)
 
 
-def _finite(data: bytes) -> np.ndarray:
-    samples = np.frombuffer(data, "<f4").astype(np.float32)
+def mulaw() -> Raw:
+    """Eight-bit mu-law of G.711."""
+    return Raw(lambda data: expanded(data, MU_LAW), 1)
+
+
+def alaw() -> Raw:
+    """Eight-bit A-law of G.711."""
+    return Raw(lambda data: expanded(data, A_LAW), 1)
+
+
+def finite(samples: np.ndarray) -> np.ndarray:
+    """The samples, refused where one is no number or is far above full scale."""
     if not np.isfinite(samples).all():
         raise invalid("audio.content", "FLOAT32 samples hold NaN or infinity; send finite samples with full scale at 1")
+    if len(samples) and np.abs(samples).max() > _LOUDEST:
+        raise invalid("audio.content", f"samples reach {np.abs(samples).max():.0e}, where full scale is 1; divide by full scale")
     return samples
 
 
@@ -81,4 +114,12 @@ class Resampler:
         keep = min(self._margin, self._context + ready)
         self._buffer = self._buffer[(self._context + ready - keep) * self._unit :]
         self._context = keep
+        return out
+
+    def rest(self) -> np.ndarray:
+        """The samples that waited for what comes behind them, when nothing does."""
+        if self._rate == LISTENING_RATE or not len(self._buffer):
+            return np.zeros(0, np.float32)
+        out = Waveform(self._buffer, self._rate).resampled(LISTENING_RATE).samples[self._context * self._unit_out :]
+        self._buffer, self._context = np.zeros(0, np.float32), 0
         return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,8 +14,9 @@ from asrlife_server.engine import Done, Engine, Priority
 from asrlife_server.fields import check
 from asrlife_server.outbox import Outbox
 from asrlife_server.refusal import Refusal, invalid
-from asrlife_server.session import Command, Heard, Session, Spoken
+from asrlife_server.session import Session
 from asrlife_server.state.kept import Kept
+from asrlife_server.work import Command, Heard, Spoken
 
 _LINGER = 1.0  # s for the last responses of a stream that failed
 T = TypeVar("T")
@@ -32,6 +34,24 @@ async def awaited(requests: Requests, seconds: float, what: str) -> pb.Streaming
         raise Refusal("DEADLINE_EXCEEDED", f"no {what} for {seconds:g} s; send KEEPALIVE while there is nothing to say") from None
 
 
+@dataclass(frozen=True)
+class Longest:
+    """The most sound that a call takes, in s, and what to do about it."""
+
+    seconds: float
+    advice: str = "open another stream there"
+
+    def exceeded(self, session: Session) -> bool:
+        """Whether more has come."""
+        return session.totals.audio > self.seconds
+
+    def refusal(self, session: Session) -> Refusal:
+        """Says where the stream is, so that another can go on from there."""
+        place = f"session_id={session.name} final_ms={session.final_ms}"
+        text = f"audio: {session.totals.audio:g} s are above the limit of {self.seconds:g} s; {self.advice} ({place})"
+        return Refusal("OUT_OF_RANGE", text)
+
+
 class Stream:
     """Drives a session between a client and the engine.
 
@@ -39,8 +59,19 @@ class Stream:
     stream; whatever else ends it leaves the session at its last committed utterance.
     """
 
-    def __init__(self, session: Session, engine: Engine, limits: Limits, timeouts: Timeouts, kept: Kept | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        engine: Engine,
+        limits: Limits,
+        timeouts: Timeouts,
+        longest: Longest | None = None,
+        kept: Kept | None = None,
+    ) -> None:
         self.session = session
+        self._longest = longest or Longest(limits.stream_s)
+        self._verdict: Callable[[], Refusal] | None = None  # asked when all that came before is settled
+        self._over = False
         self._engine = engine
         self._limits = limits
         self._timeouts = timeouts
@@ -95,6 +126,9 @@ class Stream:
             await asyncio.gather(*tasks)
         finally:
             await _ended(*tasks)
+        if self._verdict is not None:
+            raise self._verdict()
+        self._send(self.session.cursors())
         self._out.put(await self._closed())
 
     async def _send_out(self, write: Write) -> None:
@@ -109,15 +143,27 @@ class Stream:
         return self.session.closed(await asyncio.to_thread(self.session.state.digest))
 
     async def _read(self, requests: Requests) -> None:
-        while True:
+        try:
+            await self._take_all(requests)
+        except Refusal as refusal:
+            if not refusal.settles:
+                raise
+            found = refusal
+            self._verdict = lambda: found
+        await self._finals.put(None)
+        await self._glances.put(None)
+
+    async def _take_all(self, requests: Requests) -> None:
+        while not self._over:
             request = await awaited(requests, self._timeouts.idle_s, "audio")
             if request is None:
                 raise Refusal("INVALID_ARGUMENT", "control: the stream ended without FINISH; the utterance under way was dropped")
             check(request)
             await self._take(request)
+            if self._longest.exceeded(self.session):
+                self._verdict = partial(self._longest.refusal, self.session)
+                return
             if request.WhichOneof("request") == "control" and request.control == pb.FINISH:
-                await self._finals.put(None)
-                await self._glances.put(None)
                 return
 
     async def _take(self, request: pb.StreamingRequest) -> None:
@@ -160,6 +206,7 @@ class Stream:
                 await self._finals.put(work)
             else:
                 self._offer(work)
+        self._over = self._over or heard.over
 
     def _offer(self, glance: Spoken) -> None:
         if self._glances.full():
@@ -180,7 +227,7 @@ class Stream:
                 found = self._charged(await self._engine.run(Priority.FINAL, partial(self.session.recognise, work)))
                 self._decoded = work.index + 1
                 self.session.totals.utterances += 1
-                self._out.put(self.session.told(work, found))
+                self._send(self.session.answer(work, found))
             await self._lessons.put(work)
         await self._lessons.put(None)
 
@@ -195,7 +242,8 @@ class Stream:
                 self.session.obey(work)
             await self._keep(work)
         if self._kept is not None:
-            self._send(await self._kept.finish(self.session))
+            # behind a verdict the client is told to go on elsewhere, so that its session must still be there
+            self._send(await self._kept.finish(self.session, well=self._verdict is None))
 
     async def _keep(self, work: Spoken | Command) -> None:
         if self._kept is not None and (isinstance(work, Spoken) or work.control == pb.RESET_ADAPTATION):

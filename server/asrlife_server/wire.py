@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -11,6 +12,7 @@ from asrlife.methods.online.method import Event
 from asrlife.text.hypothesis import Hypothesis
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.config import ServerConfig
+from asrlife_server.endpointing import Segment
 
 _KINDS = {
     "stepped": pb.AdaptationEvent.STEPPED,
@@ -39,15 +41,35 @@ def limits(server: ServerConfig) -> pb.Limits:
         first_message_timeout=duration(server.timeouts.first_message_s),
         idle_timeout=duration(server.timeouts.idle_s),
         streams=server.limits.streams,
+        stream_audio=duration(server.limits.stream_s),
+        unary_bytes=server.limits.unary_bytes,
+        unary_audio=duration(server.limits.unary_s),
     )
 
 
 def alternative(hypothesis: Hypothesis, config: pb.StreamingConfig, start: float) -> pb.Alternative:
     """A hypothesis for an utterance that begins `start` s into the stream, with the parts that the client asked for."""
-    confidence = math.exp(min(0.0, hypothesis.score)) if hypothesis.tokens else 0.0
+    confidence = sure(hypothesis)
     asked = config.word_times or config.word_confidence
     words = [_word(word, config, start) for word in hypothesis.words] if asked else []
     return pb.Alternative(transcript=hypothesis.text, words=words, confidence=confidence)
+
+
+def result(found: Sequence[Hypothesis], stable: int, config: pb.StreamingConfig, segment: Segment) -> pb.Result:
+    """Hypotheses for a segment, the best one first, of whose text `stable` characters are promised."""
+    start, end = segment.start / config.sample_rate_hz, segment.end / config.sample_rate_hz
+    told = pb.Result(stable_prefix_len=stable, stability=stable / max(1, len(found[0].text)))
+    told.alternatives.extend(alternative(each, config, start) for each in found)
+    told.start.CopyFrom(duration(start))
+    told.end.CopyFrom(duration(end))
+    return told
+
+
+def sure(hypothesis: Hypothesis) -> float:
+    """The confidence in a whole text, 0 in none: the calibrated one, or else the mean probability of a step."""
+    if not hypothesis.tokens:
+        return 0.0
+    return math.exp(min(0.0, hypothesis.score)) if hypothesis.confidence is None else hypothesis.confidence
 
 
 def _word(word: Any, config: pb.StreamingConfig, start: float) -> pb.Word:

@@ -56,6 +56,15 @@ def test_a_stream_is_scored_by_utterance(sending: Sending) -> None:
     assert run.reliability.value == pytest.approx(1 / 4)
 
 
+def test_the_rows_of_a_manifest_are_shared_out_in_their_order() -> None:
+    rows = tuple(second(str(number), "") for number in range(7))
+    parts = Sending(utterances=rows, problems=["one could not be read"]).shared(3)
+    assert [[row.id for row in part.utterances] for part in parts] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert [part.problems for part in parts] == [["one could not be read"], [], []]
+    recording = Sending(recording=rows[0].waveform())
+    assert recording.shared(4) == [recording]
+
+
 def test_a_stream_that_broke_off_is_not_scored(sending: Sending) -> None:
     with pytest.raises(InputError, match="broke off"):
         run_of("none", sending, Transcript())

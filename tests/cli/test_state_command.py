@@ -82,6 +82,15 @@ def test_a_stream_of_the_command_line_keeps_what_it_learns_under_its_key(asrlife
         assert asrlife("state", "get", "dora", "--server", server, "--json").json()["current"]["version"] == version + 1
 
 
+def test_a_key_is_written_by_one_stream_after_the_other(asrlife, server: str, speech: list[Path]) -> None:
+    how = ["--adapt", "csuta", "--set", "steps=1", "--set", "scope=norms", "--key", "emil", "--server", server, "--json"]
+    ended = asrlife("stream", *speech[:2], *how, "--at-once", 2)
+    assert ended.code == 2 and "--key emil: one stream at a time writes a key" in ended.err
+    streams = asrlife("stream", *speech[:2], *how).json()["streams"]
+    kept = [event["kind"] == "persisted" for each in streams for spoken in each["utterances"] for event in spoken["events"]]
+    assert asrlife("state", "get", "emil", "--server", server, "--json").json()["current"]["version"] == sum(kept) >= 2
+
+
 def test_a_damaged_file_and_a_wrong_key_are_one_line(asrlife, server: str, tmp_path: Path) -> None:
     told(server, "carla")
     file = tmp_path / "carla.state"

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from asrlife.audio.read import read
@@ -87,3 +92,46 @@ def test_settings_may_name_the_method() -> None:
     assert settings_of_stream("suta", ["suta.lr=0.1", "steps=2"]) == {"lr": "0.1", "steps": "2"}
     with pytest.raises(InputError, match="'dsuta' is not the method of this stream"):
         settings_of_stream("suta", ["dsuta.lr=0.1"])
+
+
+def test_several_sources_are_streams_of_their_own(asrlife, server: str, manifest: Path, speech: list[Path]) -> None:
+    ended = asrlife("stream", speech[0], speech[1], manifest, "--server", server, "--at-once", "2", "--json")
+    assert ended.code == 0
+    streams = ended.json()["streams"]
+    assert [stream["source"] for stream in streams] == [str(speech[0]), str(speech[1]), str(manifest), str(manifest)]
+    assert [len(stream["utterances"]) for stream in streams[2:]] == [2, 1]
+    alone = asrlife("stream", speech[1], "--server", server, "--json").json()
+    assert streams[1]["text"] == alone["text"]
+    shown = asrlife("stream", *speech, "--server", server, "--at-once", "3").out.splitlines()
+    assert sorted(line.split(":")[0] for line in shown) == ["1", "2", "3"]
+
+
+def test_the_microphone_is_heard_until_it_is_interrupted(asrlife, server: str, monkeypatch: pytest.MonkeyPatch, speech: list[Path]) -> None:
+    sound = read(speech[0]).samples
+
+    class Source:
+        def __init__(self, **_: object) -> None:
+            self.at = 0
+
+        def __enter__(self) -> Source:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def read(self, size: int) -> tuple[np.ndarray, bool]:
+            piece, self.at = sound[self.at : self.at + size], self.at + size
+            if self.at >= len(sound):
+                os.kill(os.getpid(), signal.SIGINT)
+            return np.pad(piece, (0, size - len(piece)))[:, None], False
+
+    monkeypatch.setitem(sys.modules, "sounddevice", SimpleNamespace(InputStream=Source, PortAudioError=RuntimeError))
+    ended = asrlife("stream", "mic", "--server", server, "--json")
+    assert ended.code == 0 and ended.json()["text"] == asrlife("stream", speech[0], "--server", server, "--json").json()["text"]
+
+
+def test_a_machine_without_a_microphone_says_so(asrlife, server: str, monkeypatch: pytest.MonkeyPatch, speech: list[Path]) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    ended = asrlife("stream", "mic", "--server", server)
+    assert ended.code == 2 and "pip install 'asrlife[microphone]'" in ended.err and ended.err.count("\n") == 1
+    assert "name it alone" in asrlife("stream", "mic", speech[0], "--server", server).err

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -10,13 +11,13 @@ from asrlife_server.config import ServerConfig
 from asrlife_server.main import Server
 
 
-@pytest.fixture(scope="session")
-def address():
+@contextmanager
+def _running(settings):
     """A real server with the embedded model, in a thread of its own."""
     ready, loop, found = threading.Event(), asyncio.new_event_loop(), {}
 
     async def begin():
-        found["server"] = Server(ServerConfig.read(None, {"port": 0, "limits.chunk_bytes": 20_000}))
+        found["server"] = Server(ServerConfig.read(None, {"port": 0, **settings}))
         await found["server"].start()
         ready.set()
 
@@ -31,6 +32,17 @@ def address():
     asyncio.run_coroutine_threadsafe(found["server"].stop(0), loop).result(30)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
+
+
+@pytest.fixture
+def running():
+    return _running
+
+
+@pytest.fixture(scope="session")
+def address():
+    with _running({"limits.chunk_bytes": 20_000}) as address:
+        yield address
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ import pytest
 from asrlife.audio.read import write
 from asrlife.audio.speak import speak
 from asrlife.audio.waveform import Waveform
-from asrlife.client import Adapted, AsyncClient, Client, Closed, Control, Final, Interim, Opened, Refined, ServerError, SpeechEvent
+from asrlife.client import Adapted, AsyncClient, Client, Closed, Control, Cursors, Final, Interim, Opened, Refined, ServerError, SpeechEvent
+from asrlife.client.microphone import microphone
 from asrlife.errors import InputError
 
 
@@ -27,7 +31,7 @@ def client(address):
 def test_info_names_the_model_and_the_methods(client):
     info = client.info()
     assert info.models[0].name == "embedded:ctc" and info.models[0].rate == 16_000 and len(info.models[0].base_hash) == 64
-    assert {"none", "suta", "dsuta"} <= set(info.methods) and info.encodings == ("PCM16", "FLOAT32")
+    assert {"none", "suta", "dsuta"} <= set(info.methods) and info.encodings == ("PCM16", "FLOAT32", "MULAW", "ALAW", "CONTAINER")
 
 
 def test_events_come_in_order_as_values(client, speech):
@@ -140,3 +144,83 @@ async def test_the_asynchronous_client_keeps_the_words_of_a_refusal(address, spe
 async def test_the_asynchronous_client_says_when_nobody_answers(nobody):
     with pytest.raises(InputError, match="no server answers"):
         await AsyncClient(nobody, timeout=0.3).transcribe([])
+
+
+def test_when_told_nothing_the_servers_method_stands(speech, running):
+    """A server that is set up with a method gives it to a client that names none, and takes it away where "none" is named."""
+    with running({"adaptation.method": "suta", "adaptation.settings": {"steps": 1}}) as address, Client(address) as client:
+        opened, *_ = client.stream(speech, endpointing="external")
+        assert opened.method == "suta" and opened.settings["steps"] == "1"
+        assert client.transcribe(speech, endpointing="external").utterances[0].refined is not None
+        assert client.transcribe(speech, endpointing="external", adapt="none").utterances[0].refined is None
+
+
+def test_one_call_gives_the_words_of_the_stream(client, speech):
+    found, streamed = (client.transcribe(speech, unary=unary, endpointing="external") for unary in (True, False))
+    assert found.text == streamed.text and found.closed.state_digest == streamed.closed.state_digest
+    adapted = client.transcribe(speech, unary=True, adapt="suta", settings={"steps": 1}, endpointing="external")
+    assert adapted.utterances[0].refined is not None
+    with pytest.raises(InputError, match="dsuta carries on what it learns"):
+        client.transcribe(speech, unary=True, adapt="dsuta")
+    with pytest.raises(InputError, match="one call takes sound alone"):
+        client.transcribe([speech, Control.FREEZE], unary=True)
+
+
+async def test_one_call_of_the_asynchronous_client(address, speech):
+    async def sounds():
+        yield speech
+
+    async with AsyncClient(address) as client:
+        found = await client.transcribe(sounds(), unary=True, endpointing="external")
+        assert found.text == (await client.transcribe(speech, endpointing="external")).text
+        with pytest.raises(InputError, match="did you mean 'dsuta'"):
+            await client.transcribe(speech, unary=True, adapt="dsutta")
+
+
+def test_alternatives_cursors_and_stable_beginnings_are_values(client, speech):
+    events = list(client.stream([speech] * 2, endpointing="external", interim=0.3, alternatives=3, cursors=True, adapt="none"))
+    (final,) = [event for event in events if isinstance(event, Final)]
+    assert len({final.text, *final.others}) == 3
+    last = [event for event in events if isinstance(event, Cursors)][-1]
+    assert last.received == last.final == pytest.approx(2 * speech.duration, abs=0.01) and last.backlog == 0
+    promised = ""
+    for event in events:
+        if isinstance(event, Interim):
+            assert event.text.startswith(promised)
+            promised = event.text[: event.stable]
+    assert promised
+
+
+def test_a_microphone_is_a_stream_of_pieces_until_it_is_stopped(monkeypatch):
+    stop = threading.Event()
+
+    class Source:
+        def __init__(self, **options):
+            self.options = options
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def read(self, size):
+            stop.set()
+            return np.full((size, 1), 0.25, np.float32), False
+
+    monkeypatch.setitem(sys.modules, "sounddevice", SimpleNamespace(InputStream=Source, PortAudioError=RuntimeError))
+    (piece,) = microphone(stop)
+    assert len(piece.samples) == 1600 and piece.samples[0] == 0.25
+
+
+def test_without_sounddevice_or_a_device_the_fix_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    with pytest.raises(InputError, match=r"pip install 'asrlife\[microphone\]'"):
+        next(microphone(threading.Event()))
+
+    def absent(**_):
+        raise RuntimeError("no default input device")
+
+    monkeypatch.setitem(sys.modules, "sounddevice", SimpleNamespace(InputStream=absent, PortAudioError=RuntimeError))
+    with pytest.raises(InputError, match="no microphone can be opened"):
+        next(microphone(threading.Event()))

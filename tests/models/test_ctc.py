@@ -55,7 +55,7 @@ def test_loading_gives_float32_in_evaluation_mode_with_gradients_left_on(ctc_fol
     assert not model.module.training and model.blank == 0 and model.rate == 16_000 and model.card == {}
     assert all(p.dtype == torch.float32 and p.requires_grad for p in model.module.parameters())
     assert (
-        model.capabilities == {"emissions", "loss", "timestamps"}
+        model.capabilities == {"emissions", "loss", "timestamps", "alternatives"}
         and model.path(model.prepare([Waveform(np.zeros(9, np.float32), 16_000)])) is None
     )
 

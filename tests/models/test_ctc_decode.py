@@ -13,7 +13,7 @@ from torch import Tensor
 
 from asrlife.errors import InputError
 from asrlife.models.align import align_labels
-from asrlife.models.ctc_decode import Clock, beam_search, collapse, greedy, likelihood
+from asrlife.models.ctc_decode import Clock, beam_search, collapse, greedy, likelihood, n_best
 from asrlife.models.vocabulary import Vocabulary
 
 BLANK, DELIMITER, A, B = 0, 1, 2, 3
@@ -145,3 +145,28 @@ def test_missing_and_broken_n_grams_are_said(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("torchaudio.models.decoder._ctc_decoder._KenLM", None)
     with pytest.raises(InputError, match="needs KenLM, which is not installed: pip install kenlm"):
         beam_search(random(4, 0), LETTERS, CLOCK, 6, str(tmp_path / "broken.arpa"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 10_000))
+def test_the_greedy_path_is_the_forced_alignment_of_its_labels(frames: int, seed: int) -> None:
+    log_probs = random(frames, seed, 3.0)
+    path = log_probs.argmax(-1).tolist()
+    assert align_labels(log_probs, collapse(path, BLANK), BLANK) == path
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_n_best_texts_are_those_of_all_paths_in_the_order_of_their_probability(seed: int) -> None:
+    log_probs = random(5, seed)
+    total: dict[str, float] = {}
+    for labels, probability in every_labelling(log_probs).items():
+        total[LETTERS.spell(labels)] = max(total.get(LETTERS.spell(labels), 0.0), probability)
+    found = n_best(log_probs, LETTERS, CLOCK, 200, 4)
+    texts = [hypothesis.text for hypothesis in found]
+    assert len(set(texts)) == 4 and texts[0] == max(total, key=lambda text: total[text])
+    assert [hypothesis.score for hypothesis in found] == sorted((hypothesis.score for hypothesis in found), reverse=True)
+    assert beam_search(log_probs, LETTERS, CLOCK, 200).score <= found[0].score + 1e-6
+
+
+def test_one_text_is_no_fault_where_there_is_no_other() -> None:
+    assert [hypothesis.text for hypothesis in n_best(certain([BLANK] * 3, 0.9999999), LETTERS, CLOCK, 1, 3)][0] == ""

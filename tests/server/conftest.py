@@ -43,15 +43,20 @@ class FakeModel:
         self.heard += [len(waveform.samples) for waveform in waveforms]
         return [Hypothesis(_text(w.samples) + self.tail, (1,), (Word("w", 0.0, w.duration, 0.5),), -0.5) for w in waveforms]
 
+    def alternatives(self, waveform: Any, count: int) -> list[Hypothesis]:
+        (best,) = self.transcribe([waveform])
+        return [replace(best, text=f"{best.text} {n}", score=-0.5 - n) for n in range(count)]
+
 
 @dataclass(frozen=True)
 class FakeMethod:
-    """Remembers the bits of every utterance, and moves its weights by `gain`; `hook` runs inside the step."""
+    """Remembers the bits of every utterance and moves its weights by `gain`; "alone" does neither. `hook` runs inside the step."""
 
     files: ClassVar[frozenset[str]] = frozenset({"book"})
     name: str
     gain: float = 1.0
     book: str = ""
+    max_latency_ms: float | None = None
     hook: Callable[[], None] | None = None
 
     def start(self, model: FakeModel) -> State:
@@ -63,10 +68,21 @@ class FakeMethod:
         if self.hook:
             self.hook()
         said = _text(utterance.waveform(16_000).samples)
-        seen = state.record["seen"]
-        new = state.updated({"weights": state["weights"] + self.gain / 2}, seen=[*seen, said])  # further by `gain` in all
+        seen, new = state.record.get("seen", []), state
+        if state.names:  # "alone" starts anew with every utterance
+            new = state.updated({"weights": state["weights"] + self.gain / 2}, seen=[*seen, said])  # further by `gain` in all
         detail = {"steps": 2, "loss_before": 1.0, "loss_after": 0.5, "entropy_before": 2.0, "entropy_after": 1.0, "before": said}
         return Hypothesis(f"{said} after {len(seen)}", (1,), (), -0.1), new, (Event("stepped", detail),)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """No adaptation."""
+
+    name: str
+
+    def start(self, model: FakeModel) -> State:
+        return State(model.fingerprint())
 
 
 @dataclass
@@ -75,12 +91,13 @@ class Fakes:
     hook: Callable[[], None] | None = None
 
     def make(self, name: str, settings: Any = None, model: Any = None) -> FakeMethod:
-        if name not in ("none", "count", "forget"):
+        if name not in ("none", "count", "alone"):
             raise InputError(f"unknown method {name!r}; did you mean 'count'?")
-        if set(settings or {}) - {"gain", "book"}:
+        if set(settings or {}) - {"gain", "book", "max_latency_ms"}:
             raise InputError(f"{name}: unknown setting {min(set(settings) - {'gain'})!r}; did you mean 'gain'?")
         typed = {key: value if key == "book" else float(value) for key, value in (settings or {}).items()}
-        return replace(FakeMethod(name, hook=self.hook), **typed)
+        method = FakeMethod(name, hook=self.hook)
+        return Plain(name) if name == "none" else replace(method, **typed)
 
 
 class Talk:
@@ -149,6 +166,10 @@ class Loopback:
         await talk.send(config=config(**fields))
         await talk.next("opened")
         return talk
+
+    async def until_gone(self, stream: Any) -> None:
+        while stream in self.server.service.streams.values():
+            await asyncio.sleep(0.01)
 
     async def until_idle(self) -> None:
         while self.server.service.streams:

@@ -45,11 +45,43 @@ async def test_a_session_is_taken_up_earlier_as_far_as_its_history_reaches(servi
     await finished(talk)
 
 
-@pytest.mark.parametrize("method", ["none", "forget"])
+async def test_a_session_of_which_a_connection_is_too_long_goes_on_in_another(serving, asked, noise):
+    loopback = await serving(**{"limits.stream_s": 2.0})
+    cut = pb.Endpointing(mode=pb.Endpointing.EXTERNAL, max_utterance_ms=800)
+    talk, opened = await begun(loopback, asked, adaptation=session(), endpointing=cut)
+    await talk.say(noise(1, 40_000))
+    rest = await talk.rest()
+    code, details = await talk.ended()
+    assert code == "OUT_OF_RANGE" and f"session_id={opened.session_id} final_ms=1600" in details
+    assert [r.adaptation_event.kind for r in rest if r.HasField("adaptation_event")].count(AE.PERSISTED) == 2
+    resumed = {"session_id": opened.session_id, "resume_after_utterance": 1}
+    talk, opened = await begun(loopback, asked, adaptation=session(), **resumed)
+    assert (opened.config.resume_after_utterance, opened.state_version) == (1, 2)
+    refinement, _ = await spoken(talk, noise, 2)
+    assert (refinement.utterance_index, after(refinement)) == (2, 2)
+    await finished(talk)
+
+
+async def test_a_session_whose_finals_are_the_adapted_texts_is_taken_up(serving, asked, noise):
+    loopback = await serving()
+    name = await broken_off(loopback, asked, noise, 2)
+    asks = {"adaptation": session(refine_finals=False), "session_id": name, "resume_after_utterance": 1, "cursors": True}
+    talk, _ = await begun(loopback, asked, **asks)
+    await talk.say(noise(3, 1600))
+    await talk.send(control=pb.FINISH)
+    rest = await talk.rest()
+    (result,) = (r.result for r in rest if r.HasField("result"))
+    assert (result.utterance_index, result.adapted, result.state_version) == (2, True, 3) and after(result) == 2
+    (cursors,) = (r.cursors for r in rest if r.HasField("cursors"))
+    assert cursors.received_ms == cursors.final_ms == cursors.adapted_ms == 100
+    assert rest[-1].closed.state_version == 3
+
+
+@pytest.mark.parametrize("method", ["none", "alone"])
 async def test_a_session_that_carries_nothing_keeps_its_place(serving, asked, noise, method):
     loopback = await serving()
     adaptation = pb.Adaptation(method=method, persist=A.SESSION)
-    if method == "forget":
+    if method == "alone":
         loopback.fakes.hook = lambda: (_ for _ in ()).throw(InputError("forgetful"))  # nothing is learnt
     talk, opened = await begun(loopback, asked, adaptation=adaptation)
     for seed in (1, 2):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import grpc
 import pytest
 import torch
+from google.rpc import error_details_pb2, status_pb2
 
 from asrlife.client import AsyncClient, Client, Exported, ServerError
 from asrlife.errors import InputError
@@ -66,7 +67,8 @@ async def test_a_state_is_looked_at_rolled_back_reset_and_forgotten(anna):
         assert [each.version for each in state.history] == [3, 2, 1] and not state.being_written
         current = state.current
         assert (current.version, current.method, current.base_hash, current.steps, current.drift) == (3, "count", "fake-weights", 6, 3.0)
-        assert current.settings == {"gain": "1.0", "hook": "None"} and len(current.settings_digest) == 64 and current.quarantined == ""
+        assert current.settings == {"gain": "1.0", "max_latency_ms": "None", "hook": "None"}
+        assert len(current.settings_digest) == 64 and current.quarantined == ""
         assert (await client.reset_state("anna", 2)).current.version == 4
         assert await opens_with(anna) == (4, 2)
         assert (await client.reset_state("anna")).current.method == ""
@@ -192,6 +194,14 @@ async def test_what_is_no_key_is_refused_by_every_call(anna, key):
     for call in calls:
         code, details = await refused(call)
         assert code in ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED") and (len(key) > 200_000 or details.startswith("adaptation_key: use 1"))
+
+
+async def test_the_field_at_fault_is_in_the_details_of_the_status_too(anna):
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await anna.stub.GetAdaptationState(pb.GetAdaptationStateRequest(adaptation_key="../x"))
+    status = status_pb2.Status.FromString(dict(error.value.trailing_metadata())["grpc-status-details-bin"])
+    found = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(found) and found.field_violations[0].field == "adaptation_key"
 
 
 async def test_another_tenants_key_is_not_found(anna):

@@ -64,7 +64,7 @@ async def test_reflection_lists_the_service(serving):
 async def test_the_server_describes_itself(serving):
     loopback = await serving()
     info = await loopback.stub.GetServerInfo(pb.GetServerInfoRequest())
-    assert set(info.encodings) == {pb.PCM16, pb.FLOAT32} and info.limits.chunk_bytes == 262_144
+    assert set(info.encodings) == {pb.PCM16, pb.FLOAT32, pb.MULAW, pb.ALAW, pb.CONTAINER} and info.limits.chunk_bytes == 262_144
     assert {"none", "suta", "dsuta"} <= set(info.adaptation_methods)
     models = (await loopback.stub.ListModels(pb.ListModelsRequest())).models
     assert [(m.name, m.base_hash, m.language) for m in models] == [("fake", "fake-weights", "en")] and list(info.models) == list(models)

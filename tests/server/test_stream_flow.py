@@ -129,8 +129,8 @@ async def test_digital_silence_has_no_words_and_takes_no_step(serving):
     await talk.say(np.zeros(16_000, np.int16))
     await talk.send(silence=pb.Silence(duration_ms=500))
     await talk.send(control=pb.FINISH)
-    result, event, closed = await talk.rest()
-    assert result.result.alternatives[0].transcript == "" and result.result.end.ToMilliseconds() == 1500
+    warned, result, event, closed = await talk.rest()
+    assert warned.warning.code == "SILENT" and result.result.alternatives[0].transcript == "" and result.result.end.ToMilliseconds() == 1500
     assert (event.adaptation_event.kind, event.adaptation_event.reason) == (pb.AdaptationEvent.SKIPPED, "no speech")
     assert closed.closed.state_version == 0 and loopback.fakes.model.heard == []
 
@@ -193,7 +193,7 @@ async def test_a_gap_in_the_sequence_and_half_a_sample_are_said(serving):
     await talk.send(audio=pb.Audio(content=b"\1", sequence=10))
     await talk.send(control=pb.FINISH)
     rest = await talk.rest()
-    assert [r.warning.code for r in rest if r.HasField("warning")] == ["DATA_LOSS", "TRUNCATED_SAMPLE"]
+    assert [r.warning.code for r in rest if r.HasField("warning")] == ["DATA_LOSS", "SILENT", "TRUNCATED_SAMPLE"]
     assert next(r.result.end.ToMilliseconds() for r in rest if r.HasField("result")) == 100
 
 

@@ -48,6 +48,7 @@ class Embedded(Step):
         """Make what is missing under the folder of results and return the scores of every model."""
         import torch
 
+        from asrlife.recipe.embedded.confidence import calibrate, utterances_of
         from asrlife.recipe.embedded.fitting import fit_ctc, fit_whisper
         from asrlife.recipe.embedded.pretext import add_head
         from asrlife.recipe.embedded.scores import finish
@@ -57,6 +58,9 @@ class Embedded(Step):
         for name in self.models:
             (fit_whisper if name == "whisper" else fit_ctc)(name, self, speech, place.out)
         cards = {name: finish(name, self, speech, place.out) for name in self.models}
+        for name in self.models:
+            if own := speech.get("tts_dev" if name == "ctc-tts" else "grid_dev"):
+                cards[name] = dict(calibrate(place.out / "models" / name, utterances_of(own)))
         return cards | ({"ctc": add_head(place.out / "models" / "ctc", speech, self.pretext)} if "ctc" in cards else {})
 
     def speech(self, place: Place) -> dict[str, Speech]:

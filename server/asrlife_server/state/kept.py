@@ -7,11 +7,12 @@ from dataclasses import replace
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server import wire
 from asrlife_server.refusal import Refusal, invalid
-from asrlife_server.session import Messages, Session
+from asrlife_server.session import Session
 from asrlife_server.state.entry import SESSION, Address
 from asrlife_server.state.keeper import Claim, Keeper, Outcome
 from asrlife_server.state.loading import Ask
 from asrlife_server.state.residents import Draft
+from asrlife_server.work import Messages
 
 
 def asked(session: Session, tenant: str, cap: float | None) -> Ask | None:
@@ -76,9 +77,9 @@ class Kept:
         outcome = await self._keeper.commit(self._claim, self._draft(session))
         return self._said(outcome, session)
 
-    async def finish(self, session: Session) -> Messages:
-        """The last attempt for what is not durable yet: the client has said that no more comes."""
-        self._finished = True
+    async def finish(self, session: Session, well: bool) -> Messages:
+        """The last attempt for what is not durable yet: no more comes. A session that ended `well` is forgotten upon release."""
+        self._finished = well
         if not self._claim.writes or self._told:
             return []
         outcome = await self._keeper.flush(self._claim)

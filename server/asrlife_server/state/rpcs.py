@@ -121,11 +121,11 @@ class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
 async def _answered(context: Any, answer: Awaitable[T]) -> T:
     try:
         return await answer
-    except Refusal as refusal:
-        code, message = refusal.code, refusal.message
+    except Refusal as error:
+        refusal = error
     except QuotaError as error:
-        code, message = "RESOURCE_EXHAUSTED", str(error)
+        refusal = Refusal("RESOURCE_EXHAUSTED", str(error))
     except StoreError as error:
-        code, message = "UNAVAILABLE", f"the store of states cannot answer: {error}"
-    await context.abort(grpc.StatusCode[code], message)
+        refusal = Refusal("UNAVAILABLE", f"the store of states cannot answer: {error}")
+    await context.abort(grpc.StatusCode[refusal.code], refusal.message, refusal.metadata)
     raise AssertionError("abort does not return")
