@@ -206,7 +206,7 @@ async def test_streams_that_come_and_go_over_a_flaky_store_lose_no_update(servin
                 await finished(talk)
 
     await asyncio.gather(*(caller(number) for number in range(6)))
-    await asyncio.wait_for(loopback.until_idle(), 10)
+    await asyncio.wait_for(loopback.until_idle(), 120)
     flaky.rng = random.Random()
     flaky.rng.random = lambda: 1.0
     await loopback.server.stop(0)

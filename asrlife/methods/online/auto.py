@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import inf
+from math import inf, isfinite
 from typing import ClassVar
 
 import torch
@@ -138,7 +138,10 @@ class Auto(Descent):
     def standing(self, state: State, source: Candidate, slow: Candidate) -> tuple[tuple[float, ...], bool]:
         """How sure the source and the slow weights have lately been in this sound (nats), and whether the stream leads."""
         before = Bank.of(state.record["bank"]).here.sureness
-        sureness = average(before, (source.confidence, slow.confidence), _MEMORY)
+        now = source.confidence, slow.confidence
+        if not all(isfinite(value) for value in now):
+            return before, False
+        sureness = average(before, now, _MEMORY)
         # weights that have collapsed into silence are surer than any
         says = len(slow.hypothesis.tokens) > len(source.hypothesis.tokens) * _LEAST_SAID
         return sureness, says and sureness[1] >= self.lead * sureness[0]
