@@ -145,11 +145,10 @@ class DiskStore:
             try:
                 yield run
                 self._database.execute("COMMIT")
-            except BaseException:
-                # a full disk may have rolled back already
+            finally:
+                # over after COMMIT, and where a full disk has rolled back already
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
-                raise
 
     @contextmanager
     def _said(self) -> Iterator[None]:

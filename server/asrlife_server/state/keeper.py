@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -82,11 +83,10 @@ class Keeper:
         writes = ask.writes and not resident.writer
         if writes:
             resident.writer = ask.session
-        try:
+        with ExitStack() as undo:  # a caller who is cancelled meanwhile holds nothing
+            undo.callback(self._let_go, resident, writes)
             loaded = await self._loaded(ask, resident)
-        except BaseException:
-            self._let_go(resident, writes)
-            raise
+            undo.pop_all()
         if loaded.restored is not None:
             self.count("restored" if loaded.restored else "not_restored")
         self._sweep()
