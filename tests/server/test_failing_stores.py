@@ -180,9 +180,6 @@ class Flaky(Failing):
         return self.inner.history(*arguments)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="about one run in ten a stream waits for an event on its kept state that never comes; cause not found"
-)
 @pytest.mark.parametrize("seed", range(3))
 async def test_streams_that_come_and_go_over_a_flaky_store_lose_no_update(serving, asked, noise, seed):
     flaky, rng = Flaky(MemoryStore(Quota(1000, 10**8, 100)), seed), random.Random(seed)
@@ -193,16 +190,20 @@ async def test_streams_that_come_and_go_over_a_flaky_store_lose_no_update(servin
         for turn in range(3):
             key = rng.choice("abc")
             talk, opened = await begun(loopback, asked, adaptation=keyed(key))
+            keeps = not opened.config.adaptation.read_only
             for step in range(rng.randint(0, 3)):
                 await talk.say(noise(100 * number + 10 * turn + step, 800))
                 await talk.send(control=pb.FINALIZE_UTTERANCE)
                 refinement = await talk.next("refinement")
                 if opened.config.adaptation.read_only:
                     assert refinement.state_version == opened.state_version
+                if not keeps:
                     continue
                 event = await kept(talk)
                 if event.kind == AE.PERSISTED:
                     written[key] = max(written[key], event.state_version)
+                else:  # a stream that started clean, as the store could not be read, must not write over what is there, and says so once
+                    keeps = "keeps nothing more" not in (await talk.next("warning")).text
             if rng.random() < 0.5:
                 talk.call.cancel()
             else:
