@@ -29,7 +29,7 @@ from asrlife.audio.waveform import Waveform
 from asrlife.data.corpus import Corpus
 from asrlife.data.utterance import Utterance
 from asrlife.methods.online import State, Suta
-from asrlife.methods.online.descent import listed
+from asrlife.methods.online.adam import listed
 from asrlife.methods.online.losses import suta
 from asrlife.models.handle import Batch, Emissions, Recogniser
 from asrlife.models.load import load

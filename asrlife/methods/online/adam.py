@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from asrlife.models.handle import Recogniser
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -53,3 +57,16 @@ class Adam:
             values, slopes, first, second, [], steps, amsgrad=False, lr=self.lr, beta1=_BETA1, beta2=_BETA2,
             weight_decay=0.0, eps=_EPSILON, maximize=False, grad_scale=None, found_inf=None,
         )  # fmt: skip
+
+
+def listed(model: Recogniser, names: Sequence[str]) -> tuple[Span, ...]:
+    """How often the published code lists each parameter: once for every module around it from the front-end's own on."""
+    spans: list[Span] = []
+    start = 0
+    for name in names:
+        stop = start + model.module.get_parameter(name).numel()
+        parts = name.split(".")
+        front = len(parts) > 2 and parts[1] in ("feature_extractor", "feature_projection")
+        spans.append((slice(start, stop), len(parts) - 2 if front else 1))
+        start = stop
+    return tuple(spans)

@@ -14,7 +14,6 @@ from torch import Tensor
 from asrlife.audio.floor import noise_floor
 from asrlife.audio.waveform import Waveform
 from asrlife.delta.rows import Rows, source
-from asrlife.methods.online.adam import Adam
 from asrlife.methods.online.bank import Bank
 from asrlife.methods.online.choice import average, confidence, votes
 from asrlife.methods.online.descent import Descent, Heard
@@ -163,9 +162,10 @@ class Auto(Descent):
 
     def _learnt(self, model: Recogniser, state: State, tried: Tried, event: Event, own: Tensor) -> tuple[State, tuple[Event, ...]]:
         """What was understood goes into the buffer; a stream whose own weights fail where the source does not goes back to the source."""
-        if event.kind != "stepped" or tried.slope is None:
+        failed = tried.slope is not None and "stream" not in tried.believable
+        if tried.slope is None or (event.kind != "stepped" and not (failed and tried.heeded.led)):
             return state, ()
-        if "stream" not in tried.believable:
+        if failed:
             back = state.updated({**fresh(own), "slope": None}, count=0, waiting=0)
             return back, (Event("reset", {"reason": "collapsed", "utterance": state.record["bank"]["clock"]}),)
         slopes, waiting = state.vectors.get("slope", 0.0) + tried.slope / self.buffer, state.record["waiting"] + 1
@@ -175,9 +175,7 @@ class Auto(Descent):
 
     def _committed(self, model: Recogniser, state: State, slopes: Tensor, own: Tensor) -> tuple[State, tuple[Event, ...]]:
         """One Adam step of the slow weights on the mean gradient of a full buffer."""
-        weights, first, second = (state[key][None].clone() for key in ("weights", "first", "second"))
-        adam = Adam(weights, first, second, [state.record["count"]], self.lr, self.spans(model, state.names))
-        adam.step(slopes[None])
+        adam = self.slow(model, state, slopes)
         far = float((adam.values[0] - own).norm() / own.norm())
         if far > self.drift:
             adam.values.lerp_(own[None], 1 - self.drift / far)
@@ -212,7 +210,7 @@ def _elected(model: Recogniser, heeded: Heeded, believable: Mapping[str, Candida
     voters = {"source": heeded.source, **believable}
     judges = [*voters.values(), *([heeded.slow] if "stream" in believable else [])]
     scores = votes(model, [one.emissions for one in judges], [one.hypothesis for one in voters.values()])
-    name = max(zip(scores, range(len(scores)), voters, strict=True), key=lambda vote: (vote[0], -vote[1]))[2]
+    name = max(voters, key=dict(zip(voters, scores, strict=True)).__getitem__)
     return {name: voters[name]}
 
 

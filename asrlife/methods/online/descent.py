@@ -15,7 +15,7 @@ from asrlife.audio.waveform import Waveform
 from asrlife.data.utterance import Utterance
 from asrlife.delta.rows import Rows, source
 from asrlife.methods.online import losses
-from asrlife.methods.online.adam import ONCE, Adam, Span
+from asrlife.methods.online.adam import ONCE, Adam, Span, listed
 from asrlife.methods.online.losses import Losses
 from asrlife.methods.online.method import RATE, Event, Online, Step, held
 from asrlife.methods.online.sequence import Whole, among_the_best, opening, runaway, seeded, writer
@@ -178,6 +178,13 @@ class Tuning(Learner):
         counts = [int(one.state.record["count"]) for one in heard]
         return rows, Adam(rows.values, first, second, counts, self.lr, self.spans(model, names))
 
+    def slow(self, model: Recogniser, state: State, slope: Tensor) -> Adam:
+        """What a stream carries, one step further against `slope` (P,)."""
+        weights, first, second = (state[key][None].clone() for key in ("weights", "first", "second"))
+        adam = Adam(weights, first, second, [int(state.record["count"])], self.lr, self.spans(model, state.names))
+        adam.step(slope[None])
+        return adam
+
     def tried(
         self, model: Recogniser, waveforms: Sequence[Waveform], rows: Rows, walk: Walk, beam: int = 1
     ) -> tuple[list[Attempt], Tensor]:
@@ -263,19 +270,6 @@ def kept(heard: Sequence[Heard], attempts: Sequence[Attempt], adam: Adam) -> lis
 def skipped(hypothesis: Hypothesis, reason: str, fit: bool) -> Attempt:
     """A hypothesis from before any update."""
     return Attempt(hypothesis, Event("skipped", {"reason": reason, "stage": "fast", "before": hypothesis.text}), fit)
-
-
-def listed(model: Recogniser, names: Sequence[str]) -> tuple[Span, ...]:
-    """How often the published code lists each parameter: once for every module around it from the front-end's own on."""
-    spans: list[Span] = []
-    start = 0
-    for name in names:
-        stop = start + model.module.get_parameter(name).numel()
-        parts = name.split(".")
-        front = len(parts) > 2 and parts[1] in ("feature_extractor", "feature_projection")
-        spans.append((slice(start, stop), len(parts) - 2 if front else 1))
-        start = stop
-    return tuple(spans)
 
 
 def _refused(model: Recogniser, state: State, waveform: Waveform, reason: str) -> Step:

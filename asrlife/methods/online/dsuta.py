@@ -12,7 +12,6 @@ from torch import Tensor
 from asrlife.audio.waveform import Waveform
 from asrlife.delta.rows import Rows, source
 from asrlife.errors import InputError
-from asrlife.methods.online.adam import Adam
 from asrlife.methods.online.descent import Attempt, Descent, Heard
 from asrlife.methods.online.losses import Losses
 from asrlife.methods.online.method import Event, Step
@@ -149,11 +148,9 @@ class Dsuta(Descent):
         return self._stepped(state, model)
 
     def _stepped(self, state: State, model: Recogniser) -> tuple[State, tuple[Event, ...]]:
-        weights, first, second = (state[key][None].clone() for key in ("weights", "first", "second"))
-        adam = Adam(weights, first, second, [state.record["count"]], self.lr, self.spans(model, state.names))
         if not bool(torch.isfinite(state["slope"]).all()):
             return state, (Event("skipped", {"reason": "diverged", "stage": "slow"}),)
-        adam.step(state["slope"][None])
+        adam = self.slow(model, state, state["slope"])
         detail = {"utterances": self.buffer, "loss": state.record["loss"], "count": adam.counts[0]}
         return state.updated(adam.row(0), count=adam.counts[0]), (Event("slow_committed", detail),)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from asrlife.delta.rows import Rows, source
 from asrlife.methods.online.adam import Adam
-from asrlife.methods.online.descent import Descent, Heard
+from asrlife.methods.online.descent import Descent, Heard, kept
 from asrlife.methods.online.method import Step
 from asrlife.methods.online.settings import CountOrZero
 from asrlife.methods.online.state import State
@@ -52,10 +52,4 @@ class Csuta(Descent):
         """Adapt and keep it; an utterance that makes anything diverge leaves its state as it was."""
         rows, adam = self.resumed(model, heard)
         attempts, _ = self.attempts(model, [one.waveform for one in heard], rows, adam, self.steps)
-        found: list[Step] = []
-        for index, (one, attempt) in enumerate(zip(heard, attempts, strict=True)):
-            # where nothing is heard no step is taken, but other rows of the batch go on
-            moved = attempt.fit and attempt.hears
-            state = one.state.updated(adam.row(index), count=adam.counts[index]) if moved else one.state
-            found.append((attempt.hypothesis, state, (attempt.event,)))
-        return found
+        return kept(heard, attempts, adam)

@@ -222,6 +222,23 @@ def test_weights_that_fail_where_the_source_hears_go_back(
     assert hypothesis.text
 
 
+def test_a_stream_that_leads_and_fails_goes_back_too(ctc: Any, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would lead, fail and learn nothing for ever."""
+    method, true, calls = replace(QUICK, lead=1e9), type(ctc).emissions, iter(range(9))
+    start, plain = method.start(ctc), next(iter(run(Unadapted(), ctc, stream(1))))[1]
+
+    def emissions(self: Any, *given: Any, **named: Any) -> Any:
+        found = true(self, *given, **named)
+        return replace(found, logits=found.logits * torch.nan) if next(calls) == 3 else found  # after both fast steps
+
+    monkeypatch.setattr(type(ctc), "emissions", emissions)
+    moved = start.updated({"weights": start["weights"] + 1e-4}, count=3, waiting=1)
+    hypothesis, state, events = method.step(ctc, moved, stream(1)[0])
+    assert [(event.kind, event.detail["reason"]) for event in events] == [("skipped", "diverged"), ("reset", "collapsed")]
+    assert torch.equal(state["weights"], start["weights"]) and (state.record["count"], state.record["waiting"]) == (0, 0)
+    assert hypothesis.text == plain.text
+
+
 def test_settings_come_from_the_card_and_are_checked(ctc: Any) -> None:
     assert make("auto", {"max_latency_ms": "200", "steps": "3"}).steps == 3  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="drift"):
