@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -218,3 +219,29 @@ async def serving(fakes: Fakes) -> AsyncIterator[Callable[..., Any]]:
     for loopback in running:
         await loopback.channel.close()
         await loopback.server.stop(0)
+
+
+@pytest.fixture
+def undisturbed(noise):
+    """Another stream that is in the middle of an utterance all the while, and ends with what it would have had alone."""
+
+    async def alone(loopback):
+        talk = await loopback.opened()
+        await talk.say(noise(90, 1600))
+        return talk
+
+    async def ended(talk):
+        await talk.say(noise(91, 1600))
+        await talk.send(control=pb.FINISH)
+        rest = await talk.rest()
+        assert await talk.ended() == ("OK", "")
+        return [response for response in rest if not response.HasField("closed")], rest[-1].closed.state_digest
+
+    @asynccontextmanager
+    async def around(loopback):
+        expected = await ended(await alone(loopback))
+        other = await alone(loopback)
+        yield
+        assert await ended(other) == expected
+
+    return around

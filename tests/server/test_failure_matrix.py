@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from contextlib import asynccontextmanager
+from contextlib import suppress
 
 import grpc
 import numpy as np
@@ -19,38 +19,13 @@ from asrlife_server.main import _options
 E, A = pb.Endpointing, pb.Adaptation
 
 
-@pytest.fixture
-def undisturbed(noise):
-    """Another stream that is in the middle of an utterance all the while, and ends with what it would have had alone."""
-
-    async def alone(loopback):
-        talk = await loopback.opened()
-        await talk.say(noise(90, 1600))
-        return talk
-
-    async def ended(talk):
-        await talk.say(noise(91, 1600))
-        await talk.send(control=pb.FINISH)
-        rest = await talk.rest()
-        assert await talk.ended() == ("OK", "")
-        return [response for response in rest if not response.HasField("closed")], rest[-1].closed.state_digest
-
-    @asynccontextmanager
-    async def around(loopback):
-        expected = await ended(await alone(loopback))
-        other = await alone(loopback)
-        yield
-        assert await ended(other) == expected
-
-    return around
-
-
 async def refused(loopback, *requests):
     """The status of a stream that says these requests, and what had come before it."""
     talk = loopback.talk()
-    for request in requests:
-        await talk.call.write(request)
-    await talk.call.done_writing()
+    with suppress(grpc.aio.AioRpcError):  # the refusal may come before the last request has gone
+        for request in requests:
+            await talk.call.write(request)
+        await talk.call.done_writing()
     rest = await talk.rest()
     return *await talk.ended(), rest
 
@@ -307,25 +282,3 @@ async def test_row_26_an_abusive_config_is_refused_by_size_and_by_letters(servin
     async with undisturbed(loopback):
         code, details, rest = await refused(loopback, request(config=asked(**fields)))
         assert code == "INVALID_ARGUMENT" and details.startswith(words) and len(details) < 300 and rest == []
-
-
-async def test_the_settings_of_the_transport(serving):
-    options = dict(_options((await serving()).server.config))
-    assert options["grpc.http2.bdp_probe"] == 0 and options["grpc.keepalive_time_ms"] == 60_000
-    assert options["grpc.keepalive_timeout_ms"] == 20_000 and options["grpc.http2.max_ping_strikes"] == 2
-    assert options["grpc.http2.min_recv_ping_interval_without_data_ms"] == 10_000
-    assert options["grpc.max_receive_message_length"] == 10 * 1024 * 1024 + 64 * 1024
-
-
-async def test_a_full_server_says_when_to_try_again(serving, asked, undisturbed):
-    loopback = await serving(**{"limits.streams": 2})
-    async with undisturbed(loopback):
-        one = await loopback.opened()
-        talk = loopback.talk()
-        await talk.send(config=asked())
-        assert await talk.rest() == [] and (await talk.ended())[0] == "RESOURCE_EXHAUSTED"
-        status = status_pb2.Status.FromString(dict(await talk.call.trailing_metadata())["grpc-status-details-bin"])
-        again = error_details_pb2.RetryInfo()
-        assert status.details[0].Unpack(again) and again.retry_delay.ToSeconds() == 1
-        await one.send(control=pb.FINISH)
-        await one.rest()
