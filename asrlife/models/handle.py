@@ -36,6 +36,12 @@ class Batch:
     known: Mapping[str, Tensor] = field(default_factory=dict)
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def rows(self, chosen: Sequence[int] | Tensor) -> Batch:
+        """Rows of the batch, each as often as it is named."""
+        index = torch.as_tensor(chosen, device=self.inputs.device)
+        mask = None if self.mask is None else self.mask[index]
+        return Batch(self.inputs[index], mask, self.lengths[index], {name: value[index] for name, value in self.known.items()}, self.fixed)
+
 
 @dataclass(frozen=True, eq=False)
 class Emissions:

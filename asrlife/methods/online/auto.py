@@ -129,7 +129,7 @@ class Auto(Descent):
 
     def _heard(self, model: Recogniser, names: tuple[str, ...], weights: Tensor, waveform: Waveform) -> Emissions:
         rows = Rows.of(model.module, names, weights).tensors
-        batch = model.cached(model.prepare([waveform] * len(weights)), names)
+        batch = model.cached(model.prepare([waveform]), names).rows([0] * len(weights))
         _, path = opening(model, batch, rows, self.beam)
         with torch.no_grad():
             return model.emissions(batch, path, rows)

@@ -164,7 +164,7 @@ class _Hunt:
     def judged(self, rows: Tensor, bias: Tensor) -> Trial:
         """What biases (trials, n) do to the utterances `rows` (trials,)."""
         parts = zip(rows.split(_AT_ONCE), bias.split(_AT_ONCE), strict=True)
-        found = [self._judged(_picked(self.batch, some), None if self.path is None else self.path[some], values) for some, values in parts]
+        found = [self._judged(self.batch.rows(some), None if self.path is None else self.path[some], values) for some, values in parts]
         return Trial(bias, *(torch.cat(column) for column in zip(*found, strict=True)))
 
     def decoded(self, trial: Trial) -> list[Hypothesis]:
@@ -222,9 +222,3 @@ def shifted(model: Recogniser) -> str:
         if name.endswith(_SHIFTED):
             return name
     raise InputError(f"ebats shifts what a wav2vec2, HuBERT or Whisper front-end gives, and {model.name} has none: use suta")
-
-
-def _picked(batch: Batch, rows: Tensor) -> Batch:
-    """Rows of a batch, each as often as it is named."""
-    mask = None if batch.mask is None else batch.mask[rows]
-    return Batch(batch.inputs[rows], mask, batch.lengths[rows], {name: value[rows] for name, value in batch.known.items()}, batch.fixed)

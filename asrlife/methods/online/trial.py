@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,7 +91,7 @@ class Trial:
 
     def _heeded(self, rows: Rows) -> tuple[list[Heeded], Tensor | None]:
         count = len(self.heard)
-        batch = self._batch(list(range(count)) * 2, rows.names)
+        batch = self.batch.rows([*range(count)] * 2)
         start, path = opening(self.model, batch, rows.tensors, self.method.beam)
         with torch.no_grad():
             first = self.model.emissions(batch, path, rows.tensors)
@@ -108,7 +109,7 @@ class Trial:
         on = Rows.of(self.model.module, rows.names, rows.values[chosen])
         adam = self._adam(on.values, len(alone), members)
         part = None if path is None else path[chosen]
-        batch = self._batch(order, rows.names)
+        batch = self.batch.rows(order)
         course = self._course(batch, part, on, adam, min(steps, self.method.fast_steps))
         found = self._candidates(batch, part, on, course, before, 0)
         if alone and steps > self.method.fast_steps:
@@ -135,7 +136,7 @@ class Trial:
         on = Rows.of(self.model.module, rows.names, rows.values[going])
         counts = [adam.counts[index] for index in going]
         rest = Adam(on.values, adam.first[going], adam.second[going], counts, self.method.lr, adam.spans)
-        batch = self._batch([members[index] for index in going], rows.names)
+        batch = self.batch.rows([members[index] for index in going])
         part = None if path is None else path[going]
         course = self._course(batch, part, on, rest, steps)
         later = self._candidates(batch, part, on, course, [before[index] for index in going], self.method.fast_steps)
@@ -162,8 +163,10 @@ class Trial:
             found.append(Candidate(_row(course.last, index), new, fault, earlier + len(course.record) - 1, losses, entropies))
         return found
 
-    def _batch(self, members: Sequence[int], names: tuple[str, ...]) -> Batch:
-        return self.model.cached(self.model.prepare([self.heard[index].waveform for index in members]), names)
+    @cached_property
+    def batch(self) -> Batch:
+        """The utterances, with what no tuned weight changes."""
+        return self.model.cached(self.model.prepare([one.waveform for one in self.heard]), self.heard[0].state.names)
 
     def _stacked(self, key: str, members: Sequence[int]) -> Tensor:
         return torch.stack([self.heard[index].state[key] for index in members])
