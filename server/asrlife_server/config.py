@@ -1,4 +1,4 @@
-"""How a server is set up: YAML, with flags over it."""
+"""How a server is set up: YAML, with the environment over it, and flags over both."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from asrlife.errors import InputError
-from asrlife.recipe.schema import Settings, merged, parse, read_yaml
+from asrlife.recipe.schema import Settings, merged, read_yaml
+from asrlife_server import sources
 
 _MESSAGE_ROOM = 64 * 1024  # bytes of a message around its chunk
 
@@ -86,6 +86,34 @@ class State(Settings):
     import_bytes: int = Field(default=64 * 2**20, ge=1024)
 
 
+class Metrics(Settings):
+    """Where Prometheus may scrape: http://host:port/metrics; no `port`, no metrics, 0 lets the system choose one."""
+
+    port: int | None = Field(default=None, ge=0, le=65535)
+    host: str = "127.0.0.1"
+
+
+class Log(Settings):
+    """What the server writes to standard error, one line for each call that ends among it.
+
+    `content` adds what was recognised and what a refusal said, which may name a client's key; without it no line holds either.
+    """
+
+    format: Literal["json", "text"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    content: bool = False
+
+
+class Tracing(Settings):
+    """Spans for an OpenTelemetry collector that takes OTLP over gRPC at `endpoint` (http:// or https://); none without it.
+
+    `ratio` of the calls are traced, unless the caller's own trace decides.
+    """
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^/\s]+$")
+    ratio: float = Field(default=1.0, ge=0, le=1)
+
+
 class ServerConfig(Settings):
     """Everything a server can be told; port 0 lets the system choose one."""
 
@@ -98,34 +126,40 @@ class ServerConfig(Settings):
     endpointing: Endpointing = Endpointing()
     adaptation: Adaptation = Adaptation()
     state: State = State()
+    metrics: Metrics = Metrics()
+    log: Log = Log()
+    tracing: Tracing = Tracing()
 
     @classmethod
-    def read(cls, path: Path | None = None, flags: Mapping[str, Any] | None = None) -> ServerConfig:
-        """The settings of a YAML file, if any, with `flags` over them; a dotted flag reaches into a group, None is no flag.
+    def read(
+        cls, path: Path | None = None, flags: Mapping[str, Any] | None = None, variables: Mapping[str, str] | None = None
+    ) -> ServerConfig:
+        """The settings of a YAML file, if any, with those of the environment `variables` over them, and `flags` over both.
 
-        Raises InputError naming the place, the fault and, for an unknown key, the nearest one.
+        A dotted flag reaches into a group, None is no flag. Raises InputError naming the place, the fault and, for an unknown key, the
+        nearest one.
         """
-        data = read_yaml(path) if path else {}
-        for name, value in (flags or {}).items():
-            if value is not None:
-                data = merged(data, _nested(name, value))
-        return _parsed(data, str(path) if path else "server settings")
+        return cls.traced(path, flags, variables)[0]
+
+    @classmethod
+    def traced(
+        cls, path: Path | None = None, flags: Mapping[str, Any] | None = None, variables: Mapping[str, str] | None = None
+    ) -> tuple[ServerConfig, dict[str, str]]:
+        """`read`, and by its dotted name where each setting came from: the file's path, the variable, "flag" or "default"."""
+        data, origins = read_yaml(path) if path else {}, {}
+        in_file = [name for name in sources.fields(cls) if sources.holds(data, name)]
+        given = sources.environment(cls, variables or {})
+        told = {name: value for name, value in (flags or {}).items() if value is not None}
+        for name, value in (given | told).items():
+            data = merged(data, _nested(name, value))
+        for names, origin in ((sources.fields(cls), "default"), (in_file, str(path)), (given, ""), (told, "flag")):
+            origins.update({name: origin or sources.variable(name) for name in names})
+        return sources.parsed(cls, data, str(path) if path else "server settings"), origins
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:
-    *groups, key = name.split(".")
+    *above, key = name.split(".")
     nested = {key: value}
-    for group in reversed(groups):
+    for group in reversed(above):
         nested = {group: nested}
     return nested
-
-
-def _parsed(data: Mapping[str, Any], where: str) -> ServerConfig:
-    groups: dict[str, type[Settings]] = {"limits": Limits, "timeouts": Timeouts, "endpointing": Endpointing, "adaptation": Adaptation}
-    groups["state"] = State
-    for name, group in groups.items():
-        given = data.get(name, {})
-        if not isinstance(given, Mapping):
-            raise InputError(f"{where}: {name}: should be a mapping of keys to values (it is {given!r})")
-        parse(group, given, f"{where}: {name}")
-    return parse(ServerConfig, data, where)

@@ -20,7 +20,7 @@ def opened(config: State) -> Store:
         return MemoryStore(quota)
     if config.backend == "redis":
         return RedisStore(config.url, quota, config.timeout_s)
-    return DiskStore(config.path or _usual(), quota)
+    return DiskStore(config.path or usual(), quota)
 
 
 def check(config: State) -> None:
@@ -32,5 +32,6 @@ def check(config: State) -> None:
             raise InputError(f"state.path: {error}; name a file in a folder that can be written") from None
 
 
-def _usual() -> Path:
+def usual() -> Path:
+    """The file of backend "disk" where none is named."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "asrlife" / "state.sqlite"
