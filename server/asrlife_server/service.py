@@ -25,6 +25,7 @@ from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.kept import Kept, asked
 from asrlife_server.state.rpcs import StateRpcs
 from asrlife_server.stream import Longest, Requests, Stream, Write, awaited
+from asrlife_server.waiting import within
 
 _RETRY_S = 1
 NAME: str = pb.DESCRIPTOR.services_by_name["SpeechAdapt"].full_name
@@ -88,7 +89,7 @@ class Service(StateRpcs):
         """Refuse new streams, give the live ones `grace` s to finish, then end them at their last committed utterance."""
         self.draining = True
         try:
-            await asyncio.wait_for(self._quiet.wait(), grace)
+            await within(self._quiet.wait(), grace)
         except (asyncio.TimeoutError, TimeoutError):
             self.expire()
 
@@ -128,7 +129,7 @@ class Service(StateRpcs):
             return
         older.supersede()
         try:
-            await asyncio.wait_for(older.gone.wait(), _PARTING)
+            await within(older.gone.wait(), _PARTING)
         except (asyncio.TimeoutError, TimeoutError):
             raise Refusal("ABORTED", "config.session_id: the older connection of this session does not end; try again") from None
 

@@ -16,6 +16,7 @@ from asrlife_server.outbox import Outbox
 from asrlife_server.refusal import Refusal, invalid
 from asrlife_server.session import Session
 from asrlife_server.state.kept import Kept
+from asrlife_server.waiting import within
 from asrlife_server.work import Command, Heard, Spoken
 
 _LINGER = 1.0  # s for the last responses of a stream that failed
@@ -27,7 +28,7 @@ Write = Callable[[pb.StreamingResponse], Awaitable[None]]
 async def awaited(requests: Requests, seconds: float, what: str) -> pb.StreamingRequest | None:
     """The next request, None at the end; refused with DEADLINE_EXCEEDED when it takes longer than `seconds`."""
     try:
-        return await asyncio.wait_for(anext(requests), seconds)
+        return await within(anext(requests), seconds)
     except StopAsyncIteration:
         return None
     except (asyncio.TimeoutError, TimeoutError):

@@ -19,6 +19,7 @@ from asrlife_server.state.entry import NOTHING, SESSION, Address, ConflictError,
 from asrlife_server.state.loading import Ask, Loaded, load, unread
 from asrlife_server.state.residents import Draft, Resident, Residents
 from asrlife_server.state.stores import opened
+from asrlife_server.waiting import within
 
 _THREADS = 4
 _LONGEST = 30.0  # s between two attempts
@@ -135,7 +136,7 @@ class Keeper:
                 self._give_up(resident, resident.reason)
         if self._store is not None:
             try:
-                await asyncio.wait_for(self.call(lambda store: store.close()), self._settings.timeout_s)
+                await within(self.call(lambda store: store.close()), self._settings.timeout_s)
             except (StoreError, asyncio.TimeoutError, TimeoutError) as error:
                 _log.warning("the store of states did not close: %s", str(error) or self._slow)
         self._closed = True
@@ -150,7 +151,7 @@ class Keeper:
         async with resident.lock:
             try:
                 reading = self.call(partial(load, ask=ask, known=resident))
-                loaded = await asyncio.wait_for(reading, self._settings.timeout_s)
+                loaded = await within(reading, self._settings.timeout_s)
             except StoreError as error:
                 return self._unread(ask, resident, str(error))
             except (asyncio.TimeoutError, TimeoutError):
@@ -178,7 +179,7 @@ class Keeper:
         """`_written` for callers who wait no longer than the settings say; it goes on behind their back."""
         writing = self._spawn(self._written(resident, retry))
         try:
-            return await asyncio.wait_for(asyncio.shield(writing), self._settings.timeout_s)
+            return await within(asyncio.shield(writing), self._settings.timeout_s)
         except (asyncio.TimeoutError, TimeoutError):
             self.count("persist_failed")
             resident.reason = self._slow

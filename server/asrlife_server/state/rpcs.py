@@ -20,6 +20,7 @@ from asrlife_server.state.entry import Address, QuotaError, StoreError
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.verbs import Verbs, checked
 from asrlife_server.tenancy import tenant_of
+from asrlife_server.waiting import within
 
 _PIECE = 64 * 1024  # bytes of an exported state in one message
 _IMPORTS = 4  # at a time; each may hold state.import_bytes in memory
@@ -98,7 +99,7 @@ class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
     async def _next(self, chunks: AsyncIterator[pb.AdaptationChunk]) -> pb.AdaptationChunk | None:
         patience = self._config.timeouts.first_message_s
         try:
-            chunk = await asyncio.wait_for(anext(chunks), patience)
+            chunk = await within(anext(chunks), patience)
         except StopAsyncIteration:
             return None
         except (asyncio.TimeoutError, TimeoutError):
