@@ -12,9 +12,11 @@ from typing import Any
 
 from asrlife.errors import InputError
 from asrlife_server import sources
+from asrlife_server.certificates import credentials
 from asrlife_server.config import ServerConfig
 from asrlife_server.state.entry import Address, StoreError
 from asrlife_server.state.stores import check, opened, usual
+from asrlife_server.tenancy import Tenancy
 
 _PASSWORD = re.compile(r"(://[^/@\s]*:)[^/@\s]*(@)")
 
@@ -43,6 +45,7 @@ def findings(config: ServerConfig) -> list[Finding]:
         "adaptation": lambda: _check_method(config, model),
         "host and port": lambda: _check_addresses(config),
         "state": lambda: _check_store(config),
+        "security": lambda: _check_security(config),
         "tracing": lambda: _check_tracing(config),
     }
     return [Finding(name, _fault(attempt)) for name, attempt in checks.items()]
@@ -107,6 +110,11 @@ def _check_writable(path: Path) -> None:
     there = next(each for each in (path, *path.parents) if each.exists())
     if not os.access(there, os.W_OK):
         raise InputError(f"state.path: {there} cannot be written; name a file in a folder that can be")
+
+
+def _check_security(config: ServerConfig) -> None:
+    credentials(config.security, config.host)
+    Tenancy(config)
 
 
 def _check_tracing(config: ServerConfig) -> None:

@@ -18,6 +18,7 @@ class Limits(Settings):
     """What one client may ask of the server."""
 
     streams: int = Field(default=64, ge=1)
+    tenant_streams: int | None = Field(default=None, ge=1)  # of one tenant; None is no limit but that of all
     chunk_bytes: int = Field(default=256 * 1024, ge=1024, le=3 * 1024 * 1024)
     utterance_ms: int = Field(default=20_000, ge=500, le=600_000)
     silence_ms: int = Field(default=10_000, ge=0, le=600_000)
@@ -114,6 +115,21 @@ class Tracing(Settings):
     ratio: float = Field(default=1.0, ge=0, le=1)
 
 
+class Security(Settings):
+    """Who may call, and who may listen on the way.
+
+    `certificate` (its chain too) and `key` are PEM files and switch TLS on; with `client_ca` clients must show a certificate that it
+    signed. `tokens` is a JSON or YAML file that maps the SHA-256 of each bearer token, in hex, to {tenant: NAME} and may add
+    limits: {streams: N}. `allow_plaintext_tokens`: also where others could read them, as behind a proxy that ends TLS.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    tokens: Path | None = None
+    allow_plaintext_tokens: bool = False
+
+
 class ServerConfig(Settings):
     """Everything a server can be told; port 0 lets the system choose one."""
 
@@ -129,6 +145,7 @@ class ServerConfig(Settings):
     metrics: Metrics = Metrics()
     log: Log = Log()
     tracing: Tracing = Tracing()
+    security: Security = Security()
 
     @classmethod
     def read(

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 import asrlife
 from asrlife.errors import InputError
 from asrlife.v1 import asrlife_pb2_grpc
+from asrlife_server.certificates import credentials
 from asrlife_server.config import ServerConfig
 from asrlife_server.endpointing import Silero
 from asrlife_server.engine import Engine
@@ -21,6 +22,7 @@ from asrlife_server.service import NAME, Service
 from asrlife_server.state.entry import Store
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.stores import check
+from asrlife_server.tenancy import Gate, Tenancy
 
 _FAREWELL = 2.0  # s in which last messages may leave
 _ALL = ""  # what health calls the whole server
@@ -32,14 +34,15 @@ class Server:
     def __init__(self, config: ServerConfig, model: Any = None, make: Make | None = None, store: Store | None = None) -> None:
         if store is None:
             check(config.state)
+        self._credentials, tenancy = credentials(config.security, config.host), Tenancy(config)
         self.config = config
         self.port = config.port
         model, ear = model or asrlife.load(config.model), Silero().ear
         self.engine = Engine(config.limits.queued_jobs, config.threads)
         self.keeper = Keeper(config.state, store)
-        self.service = Service(config, model, self.engine, ear, make or _make(), self.keeper)
+        self.service = Service(config, model, self.engine, ear, make or _make(), self.keeper, tenancy)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._server = grpc.aio.server(options=_options(config))
+        self._server = grpc.aio.server(interceptors=[Gate(tenancy)], options=_options(config))
 
     async def start(self) -> None:
         """Take the port and serve; raises InputError where the port is taken."""
@@ -61,7 +64,7 @@ class Server:
     def _bound(self) -> int:
         address = f"{self.config.host}:{self.config.port}"
         try:
-            port = self._server.add_insecure_port(address)
+            port = self._server.add_secure_port(address, own) if (own := self._credentials) else self._server.add_insecure_port(address)
         except RuntimeError:
             port = 0
         if not port:

@@ -15,6 +15,7 @@ Code = Literal[
     "FAILED_PRECONDITION",
     "ABORTED",
     "OUT_OF_RANGE",
+    "UNAUTHENTICATED",
 ]
 _DETAILS = "grpc-status-details-bin"  # where gRPC's libraries look for a google.rpc.Status
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -15,6 +15,7 @@ import grpc
 import asrlife
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server import unary, wire
+from asrlife_server.admission import Admission, Place
 from asrlife_server.config import ServerConfig
 from asrlife_server.endpointing import Endpointer, External, Judge, Listening
 from asrlife_server.engine import Engine, Priority
@@ -25,26 +26,26 @@ from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.kept import Kept, asked
 from asrlife_server.state.rpcs import StateRpcs
 from asrlife_server.stream import Longest, Requests, Stream, Write, awaited
+from asrlife_server.tenancy import Tenancy
 from asrlife_server.waiting import within
 
-_RETRY_S = 1
 NAME: str = pb.DESCRIPTOR.services_by_name["SpeechAdapt"].full_name
 _PARTING = 10.0  # s that a stream may take to end
+_KNOCK = 1.0  # s in which a caller for whom there is no place may say that it takes up a live session of its own
 _log = logging.getLogger("asrlife.server")
 
 
 class Service(StateRpcs):
     """Serves one model. `ear` makes a voice activity judge for one stream, `make` a method from its name and settings."""
 
-    def __init__(self, config: ServerConfig, model: Any, engine: Engine, ear: Callable[[], Judge], make: Make, keeper: Keeper) -> None:
-        super().__init__(config, model, engine, make, keeper)
+    def __init__(
+        self, config: ServerConfig, model: Any, engine: Engine, ear: Callable[[], Judge], make: Make, keeper: Keeper, tenancy: Tenancy
+    ) -> None:
+        super().__init__(config, model, engine, make, keeper, tenancy)
         self.streams: dict[tuple[str, str], Stream] = {}  # by tenant and session
-        self.draining = False
+        self.admission = Admission(config.limits.streams, tenancy.streams)
         self._ear = ear
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self._calls = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
 
     async def Recognize(self, request: pb.RecognizeRequest, context: Any) -> pb.RecognizeResponse:
         """See the protocol."""
@@ -59,8 +60,8 @@ class Service(StateRpcs):
     async def _answer(self, context: Any, requests: Requests, write: Write, longest: Longest | None = None) -> None:
         """Serve one call, whole or in pieces (`longest` None), and say why where it cannot be."""
         try:
-            with self._place():
-                await self._serve(requests, write, self.tenant_of(context), longest)
+            with self.admission.place(self.tenant_of(context)) as place:
+                await self._serve(requests, write, place, longest)
         except Refusal as refusal:
             await context.abort(grpc.StatusCode[refusal.code], refusal.message, refusal.metadata)
         except grpc.aio.BaseError:
@@ -87,9 +88,9 @@ class Service(StateRpcs):
 
     async def drain(self, grace: float) -> None:
         """Refuse new streams, give the live ones `grace` s to finish, then end them at their last committed utterance."""
-        self.draining = True
+        self.admission.draining = True
         try:
-            await within(self._quiet.wait(), grace)
+            await within(self.admission.quiet.wait(), grace)
         except (asyncio.TimeoutError, TimeoutError):
             self.expire()
 
@@ -98,33 +99,34 @@ class Service(StateRpcs):
         for stream in list(self.streams.values()):
             stream.expire()
 
-    async def _serve(self, requests: Requests, write: Write, tenant: str, longest: Longest | None) -> None:
-        session = await self._opened(requests)
+    async def _serve(self, requests: Requests, write: Write, place: Place, longest: Longest | None) -> None:
+        session = await self._opened(requests, place)
         if longest is not None:
             unary.check_episodic(session.state, session.opening.config.adaptation.method)
-        async with self._registered(session, tenant, longest) as (stream, kept):
+        async with self._registered(session, place, longest) as (stream, kept):
             await write(self._greeting(session))
             for message in kept.greeting() if kept else []:
                 await write(message)
             await stream.serve(requests, write)
 
     @asynccontextmanager
-    async def _registered(self, session: Session, tenant: str, longest: Longest | None) -> AsyncIterator[tuple[Stream, Kept | None]]:
-        place = tenant, session.name
-        async with self._turns.setdefault(place, asyncio.Lock()):
-            await self._superseded(place)
-            kept = await self._kept(session, tenant)
-            stream = self.streams[place] = Stream(session, self._engine, self._config.limits, self._config.timeouts, longest, kept)
+    async def _registered(self, session: Session, place: Place, longest: Longest | None) -> AsyncIterator[tuple[Stream, Kept | None]]:
+        name = place.tenant, session.name
+        async with self._turns.setdefault(name, asyncio.Lock()):
+            await self._superseded(name)
+            self.admission.exchanged(place)
+            kept = await self._kept(session, place.tenant)
+            stream = self.streams[name] = Stream(session, self._engine, self._config.limits, self._config.timeouts, longest, kept)
         try:
             yield stream, kept
         finally:
             if kept is not None:
                 kept.release()
-            del self.streams[place]
+            del self.streams[name]
             stream.gone.set()
 
-    async def _superseded(self, place: tuple[str, str]) -> None:
-        older = self.streams.get(place)
+    async def _superseded(self, name: tuple[str, str]) -> None:
+        older = self.streams.get(name)
         if older is None:
             return
         older.supersede()
@@ -141,27 +143,25 @@ class Service(StateRpcs):
         kept.apply(session)
         return kept
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if self.draining:
-            raise Refusal("UNAVAILABLE", "the server is stopping; open the stream elsewhere")
-        if self._calls >= self._config.limits.streams:
-            text = f"{self._calls} streams are open, which is this server's limit; try again later"
-            raise Refusal("RESOURCE_EXHAUSTED", text, retry_s=_RETRY_S)
-        self._calls += 1
-        self._quiet.clear()
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._quiet.set()
-
-    async def _opened(self, requests: Requests) -> Session:
-        first = await awaited(requests, self._config.timeouts.first_message_s, "first message")
+    async def _opened(self, requests: Requests, place: Place) -> Session:
+        if place.full is None:
+            first = await awaited(requests, self._config.timeouts.first_message_s, "first message")
+        else:
+            first = await self._exchanged(requests, place, place.full)
         if first is None:
             raise Refusal("INVALID_ARGUMENT", "config: the stream ended before its first message, which must be `config`")
         return (await self._engine.run(Priority.HEAR, lambda: self._begin(first))).value
+
+    async def _exchanged(self, requests: Requests, place: Place, full: Refusal) -> pb.StreamingRequest:
+        """The first message of a caller for whom there is no place but that of a live session of its own."""
+        try:
+            first = await within(anext(requests), min(_KNOCK, self._config.timeouts.first_message_s))
+        except (StopAsyncIteration, asyncio.TimeoutError, TimeoutError):
+            raise full from None
+        if (place.tenant, first.config.session_id) not in self.streams:
+            raise full
+        self.admission.exchange(place, first.config.session_id)
+        return first
 
     def _begin(self, first: pb.StreamingRequest) -> Session:
         opening = opened_with(first, self._config, self._model, self._make)

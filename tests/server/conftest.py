@@ -154,13 +154,14 @@ class Loopback:
     server: Server
     channel: grpc.aio.Channel
     fakes: Fakes
+    metadata: tuple[tuple[str, str], ...] = ()  # of every stream
 
     @property
     def stub(self) -> Any:
         return asrlife_pb2_grpc.SpeechAdaptStub(self.channel)
 
     def talk(self) -> Talk:
-        return Talk(self.stub.StreamingRecognize())
+        return Talk(self.stub.StreamingRecognize(metadata=self.metadata))
 
     async def opened(self, **fields: Any) -> Talk:
         talk = self.talk()

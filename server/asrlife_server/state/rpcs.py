@@ -19,7 +19,7 @@ from asrlife_server.refusal import Refusal, invalid
 from asrlife_server.state.entry import Address, QuotaError, StoreError
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.verbs import Verbs, checked
-from asrlife_server.tenancy import tenant_of
+from asrlife_server.tenancy import Tenancy
 from asrlife_server.waiting import within
 
 _PIECE = 64 * 1024  # bytes of an exported state in one message
@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 
 class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
-    """Answers for the states of the caller's tenant, which `tenant_of` names; no other tenant's is ever looked at."""
+    """Answers for the states of the caller's tenant, which `tenancy` names; no other tenant's is ever looked at."""
 
-    def __init__(self, config: ServerConfig, model: Any, engine: Engine, make: Make, keeper: Keeper) -> None:
-        self.tenant_of = tenant_of
+    def __init__(self, config: ServerConfig, model: Any, engine: Engine, make: Make, keeper: Keeper, tenancy: Tenancy) -> None:
+        self.tenant_of = tenancy.tenant_of
         self.keeper = keeper
         self._config = config
         self._model = model
@@ -64,14 +64,15 @@ class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
 
     async def ImportAdaptation(self, request_iterator: AsyncIterator[pb.AdaptationChunk], context: Any) -> pb.AdaptationState:
         """See the protocol."""
-        return await _answered(context, self._imported(request_iterator, self.tenant_of(context)))
+        return await _answered(context, self._imported(request_iterator, context))
 
     async def _on(self, request: Any, context: Any, verb: Callable[[Verbs], Awaitable[T]]) -> T:
         check(request)
         check_name("adaptation_key", request.adaptation_key)
         return await verb(Verbs(self.keeper, Address(self.tenant_of(context), request.adaptation_key), self._base))
 
-    async def _imported(self, chunks: AsyncIterator[pb.AdaptationChunk], tenant: str) -> pb.AdaptationState:
+    async def _imported(self, chunks: AsyncIterator[pb.AdaptationChunk], context: Any) -> pb.AdaptationState:
+        tenant = self.tenant_of(context)
         if not self._config.state.allow_import:
             raise Refusal(
                 "FAILED_PRECONDITION", "this server takes no states from outside; its configuration may say state.allow_import: true"
