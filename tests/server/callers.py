@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
@@ -39,6 +40,14 @@ def written(path, text, mode=0o600):
 def bearing(loopback, token):
     """The same server as a caller with a token sees it."""
     return replace(loopback, metadata=(("authorization", f"Bearer {token}"),))
+
+
+async def attempted(loopback, config):
+    """A stream that asks for a config and may be refused before that has gone."""
+    talk = loopback.talk()
+    with suppress(grpc.aio.AioRpcError):
+        await talk.send(config=config)
+    return talk
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from asrlife.v1 import asrlife_pb2 as pb
-from tests.server.callers import bearing, tokens
+from tests.server.callers import attempted, bearing, tokens
 from tests.server.keeping import begun, finished, session, spoken
 
 
@@ -20,12 +20,6 @@ async def turned_away(talk):
     again = error_details_pb2.RetryInfo()
     assert code == "RESOURCE_EXHAUSTED" and status.details[0].Unpack(again) and again.retry_delay.ToSeconds() == 1
     return details
-
-
-async def asking(loopback, asked, **fields):
-    talk = loopback.talk()
-    await talk.send(config=asked(**fields))
-    return talk
 
 
 @pytest.fixture
@@ -40,14 +34,16 @@ async def test_row_14_a_full_server_and_a_full_tenant_are_told_apart_before_anyt
     acme, globex, umbrella = (bearing(shared, token) for token in "agu")
     mine = [await acme.opened(), await bearing(shared, "a-next").opened()]  # both tokens are the one tenant's
     own = "tenant 'acme' has 2 streams open, which is its own limit; end one first"
-    assert await turned_away(await asking(acme, asked)) == own
+    assert await turned_away(await attempted(acme, asked())) == own
     theirs = [await globex.opened(), await globex.opened()]  # what acme is refused it does not take from others
     full = "4 streams are open, which is this server's limit; try again later"
-    assert await turned_away(await asking(globex, asked)) == full
-    assert await turned_away(await asking(umbrella, asked)) == full
+    assert await turned_away(await attempted(globex, asked())) == full
+    assert await turned_away(await attempted(umbrella, asked())) == full
     await finished(mine.pop())
     third = await globex.opened()  # above the usual two, by its token
-    assert await turned_away(await asking(globex, asked)) == "tenant 'globex' has 3 streams open, which is its own limit; end one first"
+    assert (
+        await turned_away(await attempted(globex, asked())) == "tenant 'globex' has 3 streams open, which is its own limit; end one first"
+    )
     for talk in (*mine, *theirs, third):
         await finished(talk)
 
@@ -56,7 +52,7 @@ async def test_row_14_those_who_have_places_notice_nothing(serving, asked, undis
     loopback = await serving(**{"limits.tenant_streams": 2})  # without tokens all are one tenant
     async with undisturbed(loopback):
         one = await loopback.opened()
-        assert (await turned_away(await asking(loopback, asked))).startswith("tenant 'default' has 2 streams open")
+        assert (await turned_away(await attempted(loopback, asked()))).startswith("tenant 'default' has 2 streams open")
         assert (await turned_away(loopback.talk())).startswith("tenant 'default' has 2 streams open")  # whether or not it says anything
         await finished(one)
 
@@ -80,7 +76,7 @@ async def test_who_takes_up_a_live_session_needs_no_second_place(serving, asked,
     other, _ = await begun(loopback, asked)
     await spoken(first, noise, 1)
     for utterances in (1, 2, 3):
-        assert await turned_away(await asking(loopback, asked, session_id="another"))
+        assert await turned_away(await attempted(loopback, asked(session_id="another")))
         second, opened = await begun(loopback, asked, adaptation=session(), session_id="s")
         await first.rest()
         assert (await first.ended())[0] == "ABORTED" and opened.state_version == utterances
@@ -99,7 +95,7 @@ async def test_no_place_comes_from_another_tenants_session(serving, asked, tmp_p
     acme, globex = bearing(loopback, "a"), bearing(loopback, "g")
     theirs, _ = await begun(acme, asked, session_id="s")
     mine, _ = await begun(globex, asked, session_id="mine")
-    assert "server's limit" in await turned_away(await asking(globex, asked, session_id="s"))
+    assert "server's limit" in await turned_away(await attempted(globex, asked(session_id="s")))
     await finished(theirs)
     await finished(mine)
 
@@ -107,7 +103,7 @@ async def test_no_place_comes_from_another_tenants_session(serving, asked, tmp_p
 async def test_a_wrong_config_ends_no_live_session_and_gives_its_claim_back(serving, asked, noise):
     loopback = await serving(**{"limits.streams": 1})
     first, _ = await begun(loopback, asked, adaptation=session(), session_id="s")
-    talk = await asking(loopback, asked, session_id="s", channels=2)
+    talk = await attempted(loopback, asked(session_id="s", channels=2))
     await talk.rest()
     assert (await talk.ended())[0] == "INVALID_ARGUMENT"
     await spoken(first, noise, 1)
@@ -128,7 +124,7 @@ async def test_many_connections_of_one_session_never_hold_more_than_one_place_ab
 
     admission._count = counted
     talks = [await loopback.opened(), (await begun(loopback, asked, session_id="s"))[0]]
-    talks += [await asking(loopback, asked, session_id="s") for _ in range(12)]
+    talks += [await attempted(loopback, asked(session_id="s")) for _ in range(12)]
     for talk in talks[1:-1]:
         talk.call.cancel()
     await finished(talks[0])

@@ -16,7 +16,7 @@ from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.config import ServerConfig
 from asrlife_server.main import Server
 from asrlife_server.tokens import read
-from tests.server.callers import bearing, digest, tokens, written
+from tests.server.callers import attempted, bearing, digest, tokens, written
 from tests.server.keeping import begun, broken_off, finished, keyed, session, spoken
 
 RPCS = (
@@ -53,8 +53,7 @@ async def test_row_16_no_call_goes_on_without_a_valid_token_and_nothing_of_it_is
 
 
 async def test_row_16_a_stream_without_a_token_ends_before_it_is_opened(guarded, asked):
-    talk = guarded.talk()
-    await talk.send(config=asked())
+    talk = await attempted(guarded, asked())
     assert await talk.rest() == [] and (await talk.ended())[0] == "UNAUTHENTICATED"
     assert not guarded.server.service.streams
 
@@ -123,8 +122,7 @@ async def test_row_16_another_tenants_session_cannot_be_taken_up_or_ended(guarde
 async def test_no_token_is_ever_logged(guarded, asked, caplog, capfd):
     with caplog.at_level(logging.DEBUG):
         for token in (SECRET, "wr0ng-secret"):
-            talk = bearing(guarded, token).talk()
-            await talk.send(config=asked(adaptation=pb.Adaptation(method="unheard of")))
+            talk = await attempted(bearing(guarded, token), asked(adaptation=pb.Adaptation(method="unheard of")))
             await talk.rest()
             await status_of(guarded, "asrlife.v1.SpeechAdapt/ListModels", (("authorization", f"Bearer {token}"),))
     said = caplog.text + "".join(capfd.readouterr())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
 from google.rpc import error_details_pb2, status_pb2
 
+from asrlife.client.connection import OPTIONS
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.main import _options
 
@@ -27,3 +31,42 @@ async def test_a_full_server_says_when_to_try_again(serving, undisturbed):
         assert status.details[0].Unpack(again) and again.retry_delay.ToSeconds() == 1
         await one.send(control=pb.FINISH)
         await one.rest()
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS, PING, GOAWAY = 4, 6, 7
+ENHANCE_YOUR_CALM = 11
+
+
+def frame(kind, payload=b""):
+    return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + bytes(4) + payload
+
+
+def frames(data):
+    while len(data) >= 9:
+        length, kind = int.from_bytes(data[:3], "big"), data[3]
+        yield kind, data[9 : 9 + length]
+        data = data[9 + length :]
+
+
+def pinged(port, count):
+    """What a server says to so many pings at once, until it closes the connection."""
+    said = b""
+    with socket.create_connection(("127.0.0.1", port), 20) as plain:
+        plain.sendall(PREFACE + frame(SETTINGS) + frame(PING, bytes(8)) * count)
+        while not any(kind == GOAWAY for kind, _ in frames(said)) and (more := plain.recv(4096)):
+            said += more
+    return list(frames(said))
+
+
+async def test_row_24_pings_that_come_too_fast_end_their_connection_and_no_other(serving, undisturbed):
+    loopback = await serving()
+    async with undisturbed(loopback):
+        (goodbye,) = (payload for kind, payload in await asyncio.to_thread(pinged, loopback.server.port, 10) if kind == GOAWAY)
+        assert int.from_bytes(goodbye[4:8], "big") == ENHANCE_YOUR_CALM and goodbye[8:] == b"too_many_pings"
+
+
+async def test_row_24_our_clients_ping_more_slowly_than_the_server_asks(serving):
+    least = dict(_options((await serving()).server.config))["grpc.http2.min_recv_ping_interval_without_data_ms"]
+    ours = dict(OPTIONS)
+    assert ours["grpc.keepalive_time_ms"] >= 2 * least and not ours["grpc.keepalive_permit_without_calls"]
