@@ -131,12 +131,13 @@ class Security(Settings):
 
 
 class ServerConfig(Settings):
-    """Everything a server can be told; port 0 lets the system choose one."""
+    """Everything a server can be told; port 0 lets the system choose one. `riva`: speak NVIDIA Riva's recognition protocol too."""
 
     model: str = "embedded:ctc"
     host: str = "127.0.0.1"
     port: int = Field(default=50051, ge=0, le=65535)
     threads: int = Field(default=1, ge=1)
+    riva: bool = False
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     endpointing: Endpointing = Endpointing()

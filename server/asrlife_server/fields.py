@@ -28,17 +28,17 @@ HONOURED = frozenset(
 )
 
 
-def check(message: Message, path: str = "") -> None:
+def check(message: Message, path: str = "", honoured: frozenset[str] = HONOURED) -> None:
     """Refuse a message in which a field is set that this server does not honour, or does not know."""
     unknown = UnknownFieldSet(message)
     if len(unknown):
         raise invalid(path or "request", f"field number {unknown[0].field_number} is not known to this server")
     for name, value in _set_fields(message):
         place = f"{path}.{name}" if path else name
-        if place not in HONOURED:
+        if place not in honoured:
             raise invalid(place, "not supported by this server; leave it unset")
         if isinstance(value, Message) and not isinstance(value, Duration):
-            check(value, place)
+            check(value, place, honoured)
 
 
 def _set_fields(message: Message) -> Iterator[tuple[str, object]]:

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 import asrlife
 from asrlife.errors import InputError
 from asrlife.v1 import asrlife_pb2_grpc
+from asrlife_server import riva
 from asrlife_server.certificates import credentials
 from asrlife_server.config import ServerConfig
 from asrlife_server.endpointing import Silero
@@ -41,6 +42,7 @@ class Server:
         self.engine = Engine(config.limits.queued_jobs, config.threads)
         self.keeper = Keeper(config.state, store)
         self.service = Service(config, model, self.engine, ear, make or _make(), self.keeper, tenancy)
+        self._model = model
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server = grpc.aio.server(interceptors=[Gate(tenancy)], options=_options(config))
 
@@ -48,7 +50,8 @@ class Server:
         """Take the port and serve; raises InputError where the port is taken."""
         asrlife_pb2_grpc.add_SpeechAdaptServicer_to_server(self.service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        facades = [riva.add_to(self._server, self.service, self._model, self.config.limits)] if self.config.riva else []
+        reflection.enable_server_reflection((NAME, *facades, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self.port = self._bound()
         await self._server.start()
         await self._report(health_pb2.HealthCheckResponse.SERVING)

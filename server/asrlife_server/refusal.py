@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Literal
 
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -34,6 +36,13 @@ class Refusal(Exception):
         self.field = field
         self.retry_s = retry_s
         self.settles = settles
+
+    def renamed(self, names: Mapping[str, str]) -> Refusal:
+        """The same in the words of another protocol, which calls what we name by `names`."""
+        known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+        ours = re.compile(rf"(?<![\w.])(?:{known})(?!\w)")
+        message, field = (ours.sub(lambda found: names[found[0]], text) for text in (self.message, self.field))
+        return Refusal(self.code, message, field=field, retry_s=self.retry_s, settles=self.settles)
 
     @property
     def metadata(self) -> tuple[tuple[str, bytes], ...]:

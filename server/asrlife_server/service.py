@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
@@ -50,19 +50,22 @@ class Service(StateRpcs):
     async def Recognize(self, request: pb.RecognizeRequest, context: Any) -> pb.RecognizeResponse:
         """See the protocol."""
         gathered = unary.Gathered()
-        await self._answer(context, unary.requests(request, self._config.limits), gathered.write, unary.longest(self._config.limits))
+        await self.answer(context, unary.requests(request, self._config.limits), gathered.write, unary.longest(self._config.limits))
         return gathered.response
 
     async def StreamingRecognize(self, request_iterator: Requests, context: Any) -> None:  # type: ignore[override]
         """See the protocol."""
-        await self._answer(context, request_iterator, context.write)
+        await self.answer(context, request_iterator, context.write)
 
-    async def _answer(self, context: Any, requests: Requests, write: Write, longest: Longest | None = None) -> None:
-        """Serve one call, whole or in pieces (`longest` None), and say why where it cannot be."""
+    async def answer(
+        self, context: Any, requests: Requests, write: Write, longest: Longest | None = None, names: Mapping[str, str] | None = None
+    ) -> None:
+        """Serve one call, whole or in pieces (`longest` None), and say why where it cannot be; `names` as in Refusal.renamed."""
         try:
             with self.admission.place(self.tenant_of(context)) as place:
                 await self._serve(requests, write, place, longest)
-        except Refusal as refusal:
+        except Refusal as found:
+            refusal = found.renamed(names) if names else found
             await context.abort(grpc.StatusCode[refusal.code], refusal.message, refusal.metadata)
         except grpc.aio.BaseError:
             _log.debug("a client went away", exc_info=True)
