@@ -50,6 +50,11 @@ class Cursors:
         """The sample before which every utterance has its final; `begun` is where the utterance under way begins."""
         return self._unheard[0][0] if self._unheard else self.received if begun is None else begun
 
+    @property
+    def backlog(self) -> int:
+        """Samples of utterances that have ended and wait for their finals."""
+        return sum(end - start for start, end in tuple(self._unheard))
+
     def message(self, begun: int | None) -> pb.StreamingResponse:
         """The cursors now."""
         self._told = self.received
@@ -61,7 +66,7 @@ class Cursors:
                 processed_ms=self.milliseconds(max(self._recognised, final)),
                 final_ms=self.milliseconds(final),
                 adapted_ms=self.milliseconds(adapted),
-                backlog_ms=self.milliseconds(sum(end - start for start, end in self._unheard)),
+                backlog_ms=self.milliseconds(self.backlog),
             )
         )
 

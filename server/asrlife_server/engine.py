@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
+from asrlife_server.metrics import Observe
 from asrlife_server.refusal import Refusal
 
 T = TypeVar("T")
@@ -38,13 +39,15 @@ class Done(Generic[T]):
 class Engine:
     """Runs jobs one at a time on one thread, so that a model's weights have one user at any moment.
 
-    `limit` bounds the jobs that wait; `threads` is torch's number of threads inside a job.
+    `limit` bounds the jobs that wait; `threads` is torch's number of threads inside a job. `observe` is told, on that thread, how many jobs
+    ran together and how long each of them had waited (s), with the name of their priority.
     """
 
-    def __init__(self, limit: int, threads: int = 1) -> None:
+    def __init__(self, limit: int, threads: int = 1, observe: Observe = lambda row, value, label: None) -> None:
+        self._observe = observe
         self._limit = limit
         self._threads = threads
-        self._jobs: list[tuple[int, int, Future[Any], Callable[[], Any]]] = []
+        self._jobs: list[tuple[int, int, float, Future[Any], Callable[[], Any]]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
@@ -59,7 +62,7 @@ class Engine:
                 raise Refusal("UNAVAILABLE", "the server is stopping")
             if len(self._jobs) >= self._limit:
                 raise Refusal("RESOURCE_EXHAUSTED", f"{self._limit} jobs are waiting for the model; try again later")
-            heapq.heappush(self._jobs, (priority, next(self._order), future, call))
+            heapq.heappush(self._jobs, (priority, next(self._order), time.perf_counter(), future, call))
             self._changed.notify()
         return future
 
@@ -71,7 +74,7 @@ class Engine:
         """Drop what waits, let the running job end, and join the thread."""
         with self._changed:
             self._closed = True
-            for _, _, future, _ in self._jobs:
+            for _, _, _, future, _ in self._jobs:
                 future.cancel()
             self._jobs.clear()
             self._changed.notify()
@@ -89,8 +92,11 @@ class Engine:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             if self._closed:
                 return None
-            _, _, future, call = heapq.heappop(self._jobs)
-            return future, call
+            priority, _, since, future, call = heapq.heappop(self._jobs)
+        label = Priority(priority).name.lower()
+        self._observe("batch_size", 1.0, label)
+        self._observe("batch_wait_seconds", time.perf_counter() - since, label)
+        return future, call
 
 
 def _perform(future: Future[Any], call: Callable[[], Any]) -> None:

@@ -13,12 +13,13 @@ from grpc_reflection.v1alpha import reflection
 import asrlife
 from asrlife.errors import InputError
 from asrlife.v1 import asrlife_pb2_grpc
-from asrlife_server import riva
+from asrlife_server import logs, riva
 from asrlife_server.certificates import credentials
 from asrlife_server.config import ServerConfig
 from asrlife_server.endpointing import Silero
 from asrlife_server.engine import Engine
 from asrlife_server.opening import Make
+from asrlife_server.operations import Operations
 from asrlife_server.service import NAME, Service
 from asrlife_server.state.entry import Store
 from asrlife_server.state.keeper import Keeper
@@ -39,12 +40,14 @@ class Server:
         self.config = config
         self.port = config.port
         model, ear = model or asrlife.load(config.model), Silero().ear
-        self.engine = Engine(config.limits.queued_jobs, config.threads)
+        self.operations = Operations(config)
+        self.engine = Engine(config.limits.queued_jobs, config.threads, self.operations.metrics.observe)
         self.keeper = Keeper(config.state, store)
         self.service = Service(config, model, self.engine, ear, make or _make(), self.keeper, tenancy)
         self._model = model
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._server = grpc.aio.server(interceptors=[Gate(tenancy)], options=_options(config))
+        self.operations.watch(self.service)
+        self._server = grpc.aio.server(interceptors=[self.operations.interceptor, Gate(tenancy)], options=_options(config))
 
     async def start(self) -> None:
         """Take the port and serve; raises InputError where the port is taken."""
@@ -52,7 +55,13 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         facades = [riva.add_to(self._server, self.service, self._model, self.config.limits)] if self.config.riva else []
         reflection.enable_server_reflection((NAME, *facades, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        self.port = self._bound()
+        try:
+            self.port = self._bound()
+            self.operations.start()
+        except InputError:
+            await asyncio.to_thread(self.engine.close)
+            await self.operations.stop()
+            raise
         await self._server.start()
         await self._report(health_pb2.HealthCheckResponse.SERVING)
 
@@ -63,6 +72,7 @@ class Server:
         await self._server.stop(_FAREWELL)
         await self.keeper.close()
         await asyncio.to_thread(self.engine.close)
+        await self.operations.stop()
 
     def _bound(self) -> int:
         address = f"{self.config.host}:{self.config.port}"
@@ -71,7 +81,6 @@ class Server:
         except RuntimeError:
             port = 0
         if not port:
-            self.engine.close()
             raise InputError(f"cannot listen on {address}: the port is in use, or the host is not this machine's; choose another --port")
         return int(port)
 
@@ -82,7 +91,8 @@ class Server:
 
 def serve(config: ServerConfig) -> None:
     """Serve until SIGTERM or SIGINT; prints the address once clients can come. A second signal does not wait for live streams."""
-    asyncio.run(_serve(config))
+    with logs.written(config.log):
+        asyncio.run(_serve(config))
 
 
 async def _serve(config: ServerConfig) -> None:

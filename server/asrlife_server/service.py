@@ -28,6 +28,7 @@ from asrlife_server.state.rpcs import StateRpcs
 from asrlife_server.stream import Longest, Requests, Stream, Write, awaited
 from asrlife_server.tenancy import Tenancy
 from asrlife_server.waiting import within
+from asrlife_server.watching import current
 
 NAME: str = pb.DESCRIPTOR.services_by_name["SpeechAdapt"].full_name
 _PARTING = 10.0  # s that a stream may take to end
@@ -61,13 +62,16 @@ class Service(StateRpcs):
         self, context: Any, requests: Requests, write: Write, longest: Longest | None = None, names: Mapping[str, str] | None = None
     ) -> None:
         """Serve one call, whole or in pieces (`longest` None), and say why where it cannot be; `names` as in Refusal.renamed."""
+        call = current()
         try:
             with self.admission.place(self.tenant_of(context)) as place:
-                await self._serve(requests, write, place, longest)
+                await self._serve(call.requests(requests), call.write(write), place, longest)
         except Refusal as found:
             refusal = found.renamed(names) if names else found
+            call.refuse(refusal)
             await context.abort(grpc.StatusCode[refusal.code], refusal.message, refusal.metadata)
         except grpc.aio.BaseError:
+            call.gone()
             _log.debug("a client went away", exc_info=True)
         except Exception:  # the last wall: whatever broke, its cause goes to the log and only this caller's stream ends
             _log.exception("a stream failed")
@@ -107,6 +111,7 @@ class Service(StateRpcs):
         if longest is not None:
             unary.check_episodic(session.state, session.opening.config.adaptation.method)
         async with self._registered(session, place, longest) as (stream, kept):
+            current().opened(session)
             await write(self._greeting(session))
             for message in kept.greeting() if kept else []:
                 await write(message)

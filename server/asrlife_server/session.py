@@ -171,6 +171,11 @@ class Session:
         """The ms of sound before which every utterance has its final."""
         return self._cursors.milliseconds(self._cursors.final(self._endpointer.begun))
 
+    @property
+    def backlog_s(self) -> float:
+        """Sound (s) of utterances that have ended and wait for their finals; for any thread."""
+        return self._cursors.backlog / self.opening.rate
+
     def start(self) -> Any:
         """The method's state before any utterance."""
         return self.opening.method.start(self._model)

@@ -47,7 +47,8 @@ class Outcome:
 
 
 class Keeper:
-    """One for a server. `counts` says what happened how often: restored, persisted, persist_failed, quarantined, conflicts, lost, swept.
+    """One for a server. `counts` says what happened how often: restored, persisted, persist_failed, quarantined, conflicts, lost, swept;
+    hits and misses are streams whose state was, or was not, in memory already.
 
     `observe` is called with each of these names as it happens, on the event loop.
     """
@@ -86,6 +87,7 @@ class Keeper:
             resident.writer = ask.session
         with ExitStack() as undo:  # a caller who is cancelled meanwhile holds nothing
             undo.callback(self._let_go, resident, writes)
+            self.count("misses" if resident.draft is None else "hits")
             loaded = await self._loaded(ask, resident)
             undo.pop_all()
         if loaded.restored is not None:

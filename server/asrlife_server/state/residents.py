@@ -53,6 +53,7 @@ class Residents:
     """At most `limit` bytes of states that nobody uses; pinned and dirty ones stay whatever they weigh."""
 
     def __init__(self, limit: int) -> None:
+        self.evicted = 0  # states that went for want of room
         self._limit = limit
         self._kept: OrderedDict[Address, Resident] = OrderedDict()
 
@@ -86,7 +87,13 @@ class Residents:
             if size <= self._limit and not resident.lost and resident.draft is not None:
                 continue
             size -= resident.size
+            self.evicted += not resident.lost and resident.draft is not None
             del self._kept[resident.address]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all states that are kept, in use or not."""
+        return sum(each.size for each in list(self._kept.values()))
 
     @property
     def dirty(self) -> list[Resident]:
