@@ -40,6 +40,9 @@ def test_check_tries_everything_and_says_every_fault(asrlife, tmp_path):
 @pytest.mark.parametrize(("settings", "words"), [
     ({"adaptation.method": "sutra"}, "adaptation: unknown method 'sutra'"),
     ({"adaptation.method": "suta", "adaptation.settings.leaning_rate": 1}, "adaptation: "),
+    ({"security.certificate": "missing.pem"}, "security: security.certificate: needs security.key"),
+    ({"security.certificate": "missing.pem", "security.key": "missing.key"}, "security: security."),
+    ({"security.tokens": "missing.yaml"}, "security: security.tokens"),
     ({"metrics.port": 50051}, "metrics.port: 50051 is the server's own port"),
     ({"state.path": "/proc/nowhere/state.sqlite"}, "state: state.path: "),
 ])  # fmt: skip
