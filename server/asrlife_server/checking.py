@@ -46,7 +46,6 @@ def findings(config: ServerConfig) -> list[Finding]:
         "host and port": lambda: _check_addresses(config),
         "state": lambda: _check_store(config),
         "security": lambda: _check_security(config),
-        "security": lambda: _check_security(config),
         "tracing": lambda: _check_tracing(config),
     }
     return [Finding(name, _fault(attempt)) for name, attempt in checks.items()]
@@ -111,11 +110,6 @@ def _check_writable(path: Path) -> None:
     there = next(each for each in (path, *path.parents) if each.exists())
     if not os.access(there, os.W_OK):
         raise InputError(f"state.path: {there} cannot be written; name a file in a folder that can be")
-
-
-def _check_security(config: ServerConfig) -> None:
-    credentials(config.security, config.host)
-    Tenancy(config)
 
 
 def _check_security(config: ServerConfig) -> None:
