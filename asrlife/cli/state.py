@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asrlife.cli import console
+from asrlife.cli.connecting import Connection, connecting
 from asrlife.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -16,28 +17,27 @@ if TYPE_CHECKING:
 _HELP = "What a server keeps of a speaker: look, go back, forget, take out, bring in.\n\nExample: asrlife state get anna"
 app = typer.Typer(no_args_is_help=True, help=_HELP, rich_markup_mode="rich")
 Key = Annotated[str, typer.Argument(help="The adaptation key: 1 to 128 of A-Z a-z 0-9 . _ -")]
-Server = Annotated[str, typer.Option(metavar="HOST:PORT", help="A running `asrlife serve`.")]
-_HERE = "127.0.0.1:50051"
 
 
 @app.command("get")
-def get(key: Key, server: Server = _HERE, as_json: AsJson = False) -> None:
+@connecting
+def get(key: Key, as_json: AsJson = False, *, connection: Connection) -> None:
     """Show the versions that are kept under a key.
 
     Example: asrlife state get anna
     """
-    from asrlife.client import Client
-
-    with Client(server) as client:
+    with connection.client() as client:
         _show(client.get_state(key), as_json)
 
 
 @app.command("reset")
+@connecting
 def reset(
     key: Key,
     version: Annotated[int | None, typer.Option(min=0, help="The version to go back to. Default: the base weights.")] = None,
-    server: Server = _HERE,
     as_json: AsJson = False,
+    *,
+    connection: Connection,
 ) -> None:
     """Go back to an earlier version, or to the base weights.
 
@@ -46,21 +46,18 @@ def reset(
 
     Example: asrlife state reset anna --version 12
     """
-    from asrlife.client import Client
-
-    with Client(server) as client:
+    with connection.client() as client:
         _show(client.reset_state(key, version), as_json)
 
 
 @app.command("delete")
-def delete(key: Key, server: Server = _HERE, as_json: AsJson = False) -> None:
+@connecting
+def delete(key: Key, as_json: AsJson = False, *, connection: Connection) -> None:
     """Forget a key with its whole history.
 
     Example: asrlife state delete anna
     """
-    from asrlife.client import Client
-
-    with Client(server) as client:
+    with connection.client() as client:
         client.delete_state(key)
     if as_json:
         console.emit({"key": key, "deleted": True})
@@ -69,12 +66,14 @@ def delete(key: Key, server: Server = _HERE, as_json: AsJson = False) -> None:
 
 
 @app.command("export")
+@connecting
 def export(
     key: Key,
     out: Annotated[Path, typer.Option(help="File for the state (safetensors); what it is goes into a .json beside it.")],
     version: Annotated[int | None, typer.Option(min=0, help="The version to take out. Default: the current one.")] = None,
-    server: Server = _HERE,
     as_json: AsJson = False,
+    *,
+    connection: Connection,
 ) -> None:
     """Write a state into a file.
 
@@ -82,9 +81,7 @@ def export(
     """
     from dataclasses import asdict
 
-    from asrlife.client import Client
-
-    with Client(server) as client:
+    with connection.client() as client:
         found = client.export_state(key, version)
     found.write(out)
     if as_json:
@@ -94,11 +91,13 @@ def export(
 
 
 @app.command("import")
+@connecting
 def bring(
     path: Annotated[Path, typer.Argument(help="A file that `asrlife state export` wrote, with its .json beside it.")],
     key: Annotated[str | None, typer.Option(help="The key to keep it under. Default: the one it had.")] = None,
-    server: Server = _HERE,
     as_json: AsJson = False,
+    *,
+    connection: Connection,
 ) -> None:
     """Bring a state from a file into a server that allows it.
 
@@ -107,10 +106,10 @@ def bring(
 
     Example: asrlife state import anna.state --key anna-2
     """
-    from asrlife.client import Client, Exported
+    from asrlife.client import Exported
 
     exported = Exported.read(path)
-    with Client(server) as client:
+    with connection.client() as client:
         _show(client.import_state(exported, key), as_json)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asrlife.cli import console
+from asrlife.cli.connecting import Connection, connecting
 from asrlife.cli.options import AsJson, Changes
 from asrlife.errors import InputError
 
@@ -37,6 +38,7 @@ class How:
     key: str = ""
 
 
+@connecting
 def stream(
     sources: Annotated[
         list[Path],
@@ -44,7 +46,6 @@ def stream(
             metavar="SOURCE...", help="Sound files, manifests (.jsonl) whose utterances are sent one by one, or mic, the microphone."
         ),
     ],
-    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="A running `asrlife serve`.")] = "127.0.0.1:50051",
     adapt: Annotated[
         str,
         typer.Option(
@@ -61,6 +62,8 @@ def stream(
         int, typer.Option(min=1, max=_MOST, help="Streams at the same time: a source each, or a manifest's rows in so many parts.")
     ] = 1,
     as_json: AsJson = False,
+    *,
+    connection: Connection,
 ) -> None:
     """Send sound to a server and show its words as they come.
 
@@ -77,7 +80,7 @@ def stream(
         raise InputError(f"--key {key}: one stream at a time writes a key, others would only read it; leave --at-once out")
     how = How(adapt, settings_of_stream(adapt, changes or []), realtime, key)
     with _opened(sources, at_once) as sendings:
-        heard = _all_heard(sendings, server, how, at_once, console.err() if as_json else console.out())
+        heard = _all_heard(sendings, connection, how, at_once, console.err() if as_json else console.out())
     problems = [problem for _, sending in sendings for problem in sending.problems]
     for problem in problems:
         console.fail(problem)
@@ -122,14 +125,14 @@ def _opened(sources: Sequence[Path], at_once: int) -> Iterator[list[tuple[str, S
         signal.signal(signal.SIGINT, before)
 
 
-def _all_heard(sendings: Sequence[tuple[str, Sending]], server: str, how: How, at_once: int, shown_on: Console) -> list[Transcript]:
-    from asrlife.client import Client
-
+def _all_heard(
+    sendings: Sequence[tuple[str, Sending]], connection: Connection, how: How, at_once: int, shown_on: Console
+) -> list[Transcript]:
     def hear(number: int) -> Transcript:
         source, sending = sendings[number]
         return _heard(client, sending, how, shown_on, f"{number + 1}:{Path(source).name}  " if len(sendings) > 1 else "")
 
-    with Client(server) as client, ThreadPoolExecutor(at_once) as pool:
+    with connection.client() as client, ThreadPoolExecutor(at_once) as pool:
         # one stream stays in this thread, where Ctrl-C comes
         return list(map(hear, range(len(sendings)))) if at_once == 1 else list(pool.map(hear, range(len(sendings))))
 

@@ -11,23 +11,27 @@ from typing import Any, TypeVar
 import grpc
 
 from asrlife.audio.waveform import Waveform
-from asrlife.client.connection import ADDRESS, OPTIONS, failure, unreachable
+from asrlife.client.access import Access
+from asrlife.client.connection import ADDRESS, failure
 from asrlife.client.events import Event, answered, event
 from asrlife.client.info import ServerInfo
 from asrlife.client.requests import Options, Piece, Timed, messages, messages_of, pieces, whole
 from asrlife.client.states import Exported, KeptState, export_request, reset_request
 from asrlife.client.transcript import Gathering, Transcript
 from asrlife.v1 import asrlife_pb2 as pb
-from asrlife.v1 import asrlife_pb2_grpc
 
 Audio = Waveform | str | Path | Iterable[Piece] | AsyncIterable[Piece]
 T = TypeVar("T")
 
 
 class AsyncClient:
-    """A connection to one server in the running event loop; raises InputError when none answers within `timeout` s."""
+    """A connection to one server in the running event loop; raises InputError when none answers within `timeout` s.
 
-    def __init__(self, address: str = ADDRESS, timeout: float = 5.0) -> None:
+    `access` is what Client takes: ca, certificate, key, token, allow_plaintext_token.
+    """
+
+    def __init__(self, address: str = ADDRESS, timeout: float = 5.0, **access: Any) -> None:
+        self._access = Access(address, **access)
         self.address = address
         self._timeout = timeout
         self._channel: grpc.aio.Channel | None = None
@@ -113,14 +117,14 @@ class AsyncClient:
 
     async def _stub(self) -> Any:
         if self._channel is None:
-            channel = grpc.aio.insecure_channel(self.address, options=OPTIONS)
+            channel = self._access.channel(grpc.aio)
             try:
                 await asyncio.wait_for(channel.channel_ready(), self._timeout)
             except (asyncio.TimeoutError, TimeoutError):
                 await channel.close(None)
-                raise unreachable(self.address) from None
+                raise await asyncio.to_thread(self._access.trouble) from None
             self._channel = channel
-        return asrlife_pb2_grpc.SpeechAdaptStub(self._channel)
+        return self._access.stub(self._channel)
 
 
 async def _later(audio: Waveform | str | Path | Iterable[Piece], options: Options) -> AsyncIterator[Timed]:

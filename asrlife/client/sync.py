@@ -11,23 +11,29 @@ from typing import Any, TypeVar
 import grpc
 
 from asrlife.audio.waveform import Waveform
-from asrlife.client.connection import ADDRESS, OPTIONS, failure, unreachable
+from asrlife.client.access import Access
+from asrlife.client.connection import ADDRESS, failure
 from asrlife.client.events import Event, answered, event
 from asrlife.client.info import ServerInfo
 from asrlife.client.requests import Options, Piece, Timed, messages, pieces, whole
 from asrlife.client.states import Exported, KeptState, export_request, reset_request
 from asrlife.client.transcript import Gathering, Transcript
 from asrlife.v1 import asrlife_pb2 as pb
-from asrlife.v1 import asrlife_pb2_grpc
 
 Audio = Waveform | str | Path | Iterable[Piece]
 T = TypeVar("T")
 
 
 class Client:
-    """A connection to one server; raises InputError when none answers within `timeout` s."""
+    """A connection to one server; raises InputError when none answers within `timeout` s.
 
-    def __init__(self, address: str = ADDRESS, timeout: float = 5.0) -> None:
+    `ca` is a PEM file with the authorities whose servers are trusted, or "public" for those that gRPC knows, and encrypts the way;
+    `certificate` and `key` are PEM files that show who calls, where the server asks. `token` says whose states and places the calls
+    are about; in plaintext it goes to this machine alone unless `allow_plaintext_token` says otherwise.
+    """
+
+    def __init__(self, address: str = ADDRESS, timeout: float = 5.0, **access: Any) -> None:
+        self._access = Access(address, **access)
         self.address = address
         self._timeout = timeout
         self._channel: grpc.Channel | None = None
@@ -113,14 +119,14 @@ class Client:
 
     def _stub(self) -> Any:
         if self._channel is None:
-            channel = grpc.insecure_channel(self.address, options=OPTIONS)
+            channel = self._access.channel(grpc)
             try:
                 grpc.channel_ready_future(channel).result(self._timeout)
             except grpc.FutureTimeoutError:
                 channel.close()
-                raise unreachable(self.address) from None
+                raise self._access.trouble() from None
             self._channel = channel
-        return asrlife_pb2_grpc.SpeechAdaptStub(self._channel)
+        return self._access.stub(self._channel)
 
 
 class _Sending(Iterator[pb.StreamingRequest]):

@@ -5,6 +5,11 @@ The wire format of asrlife: streaming speech recognition that adapts while it se
 
 One rule holds for every field a client can send: it is honoured, or the call fails with INVALID_ARGUMENT naming the field.
 Fields marked "refused for now" are laid out so that their numbers are settled; a server that does not honour them says so.
+
+A server that knows tokens wants `authorization: Bearer TOKEN` in the metadata of every call but health checks, and ends others with
+UNAUTHENTICATED before it reads anything. The token names the tenant: keys and sessions of others are NOT_FOUND. RESOURCE_EXHAUSTED
+before `opened` says whether the server or the tenant has no place left, and when to try again (RetryInfo).
+Clients may ping every 10 s while a call is open; 30 s is a good interval, and without a call they must not ping (too_many_pings).
 """
 
 from collections import abc as _abc
