@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -31,6 +31,7 @@ from asrlife_server.waiting import within
 from asrlife_server.watching import current
 
 NAME: str = pb.DESCRIPTOR.services_by_name["SpeechAdapt"].full_name
+_WORDS = 1.0  # s for the last words of a stream that the server ends
 _PARTING = 10.0  # s that a stream may take to end
 _KNOCK = 1.0  # s in which a caller for whom there is no place may say that it takes up a live session of its own
 _log = logging.getLogger("asrlife.server")
@@ -100,6 +101,8 @@ class Service(StateRpcs):
             await within(self.admission.quiet.wait(), grace)
         except (asyncio.TimeoutError, TimeoutError):
             self.expire()
+            with suppress(asyncio.TimeoutError, TimeoutError):  # they keep their states before their last words
+                await within(self.admission.quiet.wait(), self._config.state.timeout_s + _WORDS)
 
     def expire(self) -> None:
         """End every live stream now."""

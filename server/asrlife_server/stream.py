@@ -101,7 +101,8 @@ class Stream:
                 sending.result()
             if self._ending is not None:
                 if self._ending.code == "UNAVAILABLE":
-                    await write(await self._closed())
+                    for message in await self._parting():
+                        await write(message)
                 raise self._ending
             await self._running
         finally:
@@ -142,6 +143,11 @@ class Stream:
 
     async def _closed(self) -> pb.StreamingResponse:
         return self.session.closed(await asyncio.to_thread(self.session.state.digest))
+
+    async def _parting(self) -> list[pb.StreamingResponse]:
+        """The last words of a server that stops; what is committed is kept first, because who takes it up elsewhere starts from that."""
+        flushed = await self._kept.finish(self.session, well=False) if self._kept is not None else []
+        return [*flushed, await self._closed()]
 
     async def _read(self, requests: Requests) -> None:
         try:
