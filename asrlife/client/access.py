@@ -18,6 +18,7 @@ from asrlife.v1 import asrlife_pb2_grpc
 
 PUBLIC = "public"
 _NAMES = "certificate (--tls-cert)", "key (--tls-key)"
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # what OpenSSL calls an answer in plaintext
 _PATIENCE = 5.0  # s for one attempt to find out what is wrong
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # of HTTP/2, which the server answers
 
@@ -78,7 +79,7 @@ class Access:
         except ssl.SSLEOFError:
             return ""
         except ssl.SSLError as error:
-            if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+            if error.reason in _NO_TLS:
                 return ""
         return f"{self.address} speaks TLS and was called in plaintext; name the authority of its certificate with ca (--tls-ca FILE)"
 
@@ -91,7 +92,7 @@ class Access:
         except ssl.SSLCertVerificationError as error:
             return f"the certificate of {self.address} is not trusted: {_advice(error, self._ca or PUBLIC)}"
         except ssl.SSLError as error:
-            if error.reason == "WRONG_VERSION_NUMBER":
+            if error.reason in _NO_TLS:
                 return f"{self.address} speaks no TLS; leave out ca (--tls-ca), or call the port that does"
             answer = b""
         return "" if answer else self._unwelcome()

@@ -70,7 +70,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
 def _ending(refusal: Refusal) -> Any:
     async def end(requests: Any, context: Any) -> None:
-        _log.info("a call of %s was refused: %s", context.peer(), refusal.message)
+        _log.debug("a call of %s was refused: %s", context.peer(), refusal.message)
         await context.abort(grpc.StatusCode[refusal.code], refusal.message, refusal.metadata)
 
     # of the kind that reads nothing by itself: to a client, all four kinds look alike

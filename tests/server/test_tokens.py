@@ -218,3 +218,22 @@ async def test_plaintext_tokens_are_allowed_by_name_and_warned_of(tmp_path, serv
 async def test_an_import_needs_a_token_before_its_first_message(guarded):
     call = guarded.stub.ImportAdaptation()
     assert await asyncio.wait_for(call.code(), 20) == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_imports_that_hang_do_not_keep_another_tenant_from_importing(serving, asked, noise, tmp_path):
+    named = {"security.tokens": tokens(tmp_path / "tokens", a="acme", g="globex"), "state.allow_import": True}
+    loopback = await serving(**named, **{"timeouts.first_message_s": 300.0})
+    acme, globex = bearing(loopback, "a"), bearing(loopback, "g")
+    talk, _ = await begun(globex, asked, adaptation=keyed("anna"))
+    await spoken(talk, noise, 1)
+    await finished(talk)
+    chunks = [
+        chunk async for chunk in loopback.stub.ExportAdaptation(pb.ExportAdaptationRequest(adaptation_key="anna"), metadata=globex.metadata)
+    ]
+    hanging = [loopback.stub.ImportAdaptation(metadata=acme.metadata) for _ in range(8)]
+    for call in hanging:
+        await call.write(pb.AdaptationChunk(state=pb.AdaptationState(adaptation_key="anna")))
+    state = await loopback.stub.ImportAdaptation(iter(chunks), metadata=globex.metadata, timeout=60)
+    assert state.current.version == 2
+    for call in hanging:
+        call.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -39,6 +40,7 @@ class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
         self._engine = engine
         self._make = make
         self._imports = asyncio.Semaphore(_IMPORTS)
+        self._importing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by tenant: one must not take all
 
     async def GetAdaptationState(self, request: pb.GetAdaptationStateRequest, context: Any) -> pb.AdaptationState:
         """See the protocol."""
@@ -77,7 +79,7 @@ class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
             raise Refusal(
                 "FAILED_PRECONDITION", "this server takes no states from outside; its configuration may say state.allow_import: true"
             )
-        async with self._imports:
+        async with self._importing.setdefault(tenant, asyncio.Lock()), self._imports:
             told, blob = await self._received(chunks)
             start = (await self._engine.run(Priority.HEAR, lambda: self._start(told.current))).value
             entry = await asyncio.to_thread(checked, told.current, blob, start, self._config.state.drift_cap)
