@@ -25,6 +25,7 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")] = None,
     port: Annotated[int | None, typer.Option(show_default="50051", help="Port; 0 lets the system choose one.")] = None,
+    web: Annotated[bool | None, typer.Option("--web", help="Serve a live page too, at http://127.0.0.1:8080.")] = None,
     config: Annotated[Path | None, typer.Option(help=_SETTINGS)] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="K=V", help="Any setting, as in limits.streams=8. Repeat it.")
@@ -48,7 +49,7 @@ def serve(
         raise InputError(f"--config {config}: the file {file} is given as well; name one")
     if as_json and not check:
         raise InputError("--json goes with --check: serving prints no document")
-    found, origins = _told(file or config, {"model": model, "host": host, "port": port}, changes or [])
+    found, origins = _told(file or config, {"model": model, "host": host, "port": port, "web.enabled": web}, changes or [])
     if check:
         _check(found, origins, as_json)
         return

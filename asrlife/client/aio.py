@@ -82,7 +82,7 @@ class AsyncClient:
         asked = Options(adapt=adapt, **options)
         sending = _Sending(messages_of(audio, asked) if isinstance(audio, AsyncIterable) else _later(audio, asked), realtime)
         call = (await self._stub()).StreamingRecognize(sending.requests())
-        verdict = _Verdict(call)
+        verdict = Verdict(call)
         try:
             async for response in call:
                 if (found := event(response)) is not None:
@@ -154,7 +154,7 @@ class _Sending:
             raise
 
 
-class _Verdict:
+class Verdict:
     """The status that the server gave.
 
     grpc.aio forgets it when a write fails after it has come (grpc/grpc#36066): callers then see INTERNAL, so it is kept when it comes.

@@ -982,6 +982,7 @@ class AdaptationEvent(_message.Message):
     loss_before: _builtins.float
     loss_after: _builtins.float
     drift: _builtins.float
+    """Euclidean distance of the carried weights to the base, once the utterance is committed"""
     state_version: _builtins.int
     restored: _builtins.bool
     @_builtins.property

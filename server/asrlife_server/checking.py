@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from asrlife.errors import InputError
-from asrlife_server import sources
+from asrlife_server import riva, sources
 from asrlife_server.certificates import credentials
 from asrlife_server.config import ServerConfig
 from asrlife_server.state.entry import Address, StoreError
 from asrlife_server.state.stores import check, opened, usual
 from asrlife_server.tenancy import Tenancy
+from asrlife_server.web.site import library
+from asrlife_server.web.transport import transport
 
 _PASSWORD = re.compile(r"(://[^/@\s]*:)[^/@\s]*(@)")
 
@@ -47,6 +49,7 @@ def findings(config: ServerConfig) -> list[Finding]:
         "state": lambda: _check_store(config),
         "security": lambda: _check_security(config),
         "tracing": lambda: _check_tracing(config),
+        "facades": lambda: _check_facades(config),
     }
     return [Finding(name, _fault(attempt)) for name, attempt in checks.items()]
 
@@ -83,13 +86,15 @@ def _check_method(config: ServerConfig, model: list[Any]) -> None:
 
 
 def _check_addresses(config: ServerConfig) -> None:
-    for name, host in (("host", config.host), ("metrics.host", config.metrics.host)):
+    for name, host in (("host", config.host), ("metrics.host", config.metrics.host), ("web.host", config.web.host)):
         try:
             socket.getaddrinfo(host.strip("[]"), None)
         except (OSError, UnicodeError) as error:
             raise InputError(f"{name}: {host!r} is no address of a machine ({error})") from None
     if config.port and config.port == config.metrics.port:
         raise InputError(f"metrics.port: {config.port} is the server's own port; choose another")
+    if config.web.enabled and config.web.port and config.web.port in (config.port, config.metrics.port):
+        raise InputError(f"web.port: {config.web.port} is taken by the server itself or its metrics; choose another")
 
 
 def _check_store(config: ServerConfig) -> None:
@@ -115,6 +120,14 @@ def _check_writable(path: Path) -> None:
 def _check_security(config: ServerConfig) -> None:
     credentials(config.security, config.host)
     Tenancy(config)
+
+
+def _check_facades(config: ServerConfig) -> None:
+    if config.riva:
+        riva.protocol()
+    if config.web.enabled:
+        library()
+        transport(config)
 
 
 def _check_tracing(config: ServerConfig) -> None:

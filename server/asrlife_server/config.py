@@ -130,6 +130,19 @@ class Security(Settings):
     allow_plaintext_tokens: bool = False
 
 
+class Web(Settings):
+    """A page that shows streams while they adapt, at http://host:port.
+
+    Browsers give a microphone to localhost and to https only. `origins` are the addresses at which others may reach the page, such as
+    https://speech.example.org where a proxy in front of the server ends TLS.
+    """
+
+    enabled: bool = False
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    origins: list[str] = []
+
+
 class ServerConfig(Settings):
     """Everything a server can be told; port 0 lets the system choose one. `riva`: speak NVIDIA Riva's recognition protocol too."""
 
@@ -147,6 +160,7 @@ class ServerConfig(Settings):
     log: Log = Log()
     tracing: Tracing = Tracing()
     security: Security = Security()
+    web: Web = Web()
 
     @classmethod
     def read(

@@ -25,6 +25,7 @@ from asrlife_server.state.entry import Store
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.stores import check
 from asrlife_server.tenancy import Gate, Tenancy
+from asrlife_server.web.site import Site, settings_of
 
 _FAREWELL = 2.0  # s in which last messages may leave
 _ALL = ""  # what health calls the whole server
@@ -45,6 +46,7 @@ class Server:
         self.keeper = Keeper(config.state, store)
         self.service = Service(config, model, self.engine, ear, make or _make(), self.keeper, tenancy)
         self._model = model
+        self.site = Site(config, settings_of(make or _make(), model)) if config.web.enabled else None
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self.operations.watch(self.service)
         self._server = grpc.aio.server(interceptors=[self.operations.interceptor, Gate(tenancy)], options=_options(config))
@@ -58,6 +60,8 @@ class Server:
         try:
             self.port = self._bound()
             self.operations.start()
+            if self.site is not None:
+                await self.site.start(self._server)
         except InputError:
             await asyncio.to_thread(self.engine.close)
             await self.operations.stop()
@@ -69,6 +73,8 @@ class Server:
         """Say NOT_SERVING, give live streams `grace` s, close them, stop."""
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.service.drain(self.config.timeouts.grace_s if grace is None else grace)
+        if self.site is not None:
+            await self.site.stop()
         await self._server.stop(_FAREWELL)
         await self.keeper.close()
         await asyncio.to_thread(self.engine.close)
@@ -103,6 +109,8 @@ async def _serve(config: ServerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     print(f"asrlife: {config.model} on {config.host}:{server.port}", flush=True)
+    if server.site is not None:
+        print(f"asrlife: live page at {server.site.address}", flush=True)
     await stopping.wait()
     stopping.clear()
     leaving = asyncio.create_task(server.stop())

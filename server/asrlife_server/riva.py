@@ -29,14 +29,20 @@ _PLACE = "streaming_config."  # of a stream's config, for refusals
 _HEAD = 12  # bytes that tell a WAV or FLAC file from samples
 
 
-def add_to(server: grpc.aio.Server, service: Service, model: Any, limits: Limits) -> str:
-    """Put Riva's service on a server and return its name; raises InputError where the package with its messages is absent."""
+def protocol() -> tuple[Any, Any]:
+    """The modules of Riva's messages and of its service; raises InputError where NVIDIA's package is absent."""
     try:
         from riva.client.proto import riva_asr_pb2, riva_asr_pb2_grpc
     except ImportError as error:
         raise InputError("riva: the server needs NVIDIA's package for it: pip install 'asrlife[riva]'") from error
-    riva_asr_pb2_grpc.add_RivaSpeechRecognitionServicer_to_server(Riva(service, model, limits, riva_asr_pb2), server)
-    return str(riva_asr_pb2.DESCRIPTOR.services_by_name["RivaSpeechRecognition"].full_name)
+    return riva_asr_pb2, riva_asr_pb2_grpc
+
+
+def add_to(server: grpc.aio.Server, service: Service, model: Any, limits: Limits) -> str:
+    """Put Riva's service on a server and return its name; raises InputError where the package with its messages is absent."""
+    messages, calls = protocol()
+    calls.add_RivaSpeechRecognitionServicer_to_server(Riva(service, model, limits, messages), server)
+    return str(messages.DESCRIPTOR.services_by_name["RivaSpeechRecognition"].full_name)
 
 
 class Riva:

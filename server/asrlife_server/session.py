@@ -143,7 +143,7 @@ class Session:
         self.totals.resets += sum(event.kind == "reset" for event in step.events)
         stepped: Mapping[str, Any] = next((event.detail for event in step.events if event.kind == "stepped"), {})
         self.totals.steps += int(stepped.get("steps", 0))
-        events = [wire.adapted(event, step.spoken.index, self.version) for event in step.events]
+        events = [wire.adapted(event, step.spoken.index, self.version, None if self.read_only else step.drift) for event in step.events]
         self._cursors.adapted()
         return self._answers(step, stepped) + events
 
@@ -262,11 +262,11 @@ class Session:
 
     def _bounded(self, step: Step) -> Step:
         """A step that leads too far from the base is not taken: the last good state stays, and the unadapted text stands."""
-        if self.drift_cap is None or step.state is self.state:
+        if step.state is self.state:
             return step
         distance = drift(step.state, self._source)
-        if distance <= self.drift_cap:
-            return step
+        if self.drift_cap is None or distance <= self.drift_cap:
+            return replace(step, drift=distance if math.isfinite(distance) else None)
         detail: Mapping[str, Any] = {"reason": "drift", "drift": distance if math.isfinite(distance) else -1.0, "cap": self.drift_cap}
         skipped = Event("skipped", {"reason": "drift"})  # what every utterance without a refinement has
         return Step(step.spoken, None, self.state, (skipped, Event("reset", detail)))

@@ -82,10 +82,12 @@ def _word(word: Any, config: pb.StreamingConfig, start: float) -> pb.Word:
     return told
 
 
-def adapted(event: Event, index: int, version: int) -> pb.StreamingResponse:
-    """An adaptation event of utterance `index`, after which the state has `version`."""
+def adapted(event: Event, index: int, version: int, drift: float | None = None) -> pb.StreamingResponse:
+    """An adaptation event of utterance `index`, after which the state has `version` and, where it is known, this distance to the base."""
     told = pb.AdaptationEvent(kind=_KINDS[event.kind], utterance_index=index, state_version=version)
     told.reason = str(event.detail.get("reason", ""))
+    if drift is not None and event.kind != "reset":
+        told.drift = drift
     for name in ("loss_before", "loss_after", "drift"):
         if name in event.detail:
             setattr(told, name, float(event.detail[name]))

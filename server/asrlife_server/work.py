@@ -40,12 +40,13 @@ class Heard:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one step of adaptation gave; nothing is kept before `Session.commit`."""
+    """What one step of adaptation gave; nothing is kept before `Session.commit`. `drift` is the distance of a new state to the base."""
 
     spoken: Spoken
     hypothesis: Hypothesis | None
     state: Any
     events: tuple[Event, ...]
+    drift: float | None = None
 
 
 @dataclass
