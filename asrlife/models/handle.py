@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -15,6 +16,8 @@ from asrlife.models.groups import groups, select
 from asrlife.models.states import States
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from asrlife.audio.waveform import Waveform
     from asrlife.models.pretext import Head
     from asrlife.text.hypothesis import Hypothesis
@@ -78,6 +81,9 @@ class Recogniser(Protocol):
     def card(self) -> Mapping[str, Any]:
         """What card.json beside the weights says; empty without one."""
 
+    def twin(self) -> Recogniser:
+        """The same weights in a network of its own: where one computes with other weights for a while, the other never sees it."""
+
     def fingerprint(self) -> str:
         """SHA-256 over parameters and buffers."""
 
@@ -139,6 +145,10 @@ class Handle:
         """The mean of the encoder's output over the sound, (batch, width)."""
         return self.states(batch, None, weights).mean
 
+    def twin(self) -> Self:
+        """The same weights in a network of its own."""
+        return replace(self, module=twin(self.module))
+
     def fingerprint(self) -> str:
         """SHA-256 over parameters and buffers."""
         from asrlife.delta.fingerprint import fingerprint
@@ -162,6 +172,13 @@ class Handle:
     def edge(self) -> int:
         """Samples of silence that the model wants before and after an utterance (`edge_padding_s` of its card)."""
         return round(float(self.card.get("edge_padding_s", 0.0)) * self.rate)
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """A copy of all but the weights: parameters and buffers of its own lie in the memory of those of `module`."""
+    same: dict[int, Any] = {id(own): nn.Parameter(own.detach(), own.requires_grad) for own in module.parameters()}
+    same |= {id(own): own.detach() for own in module.buffers()}
+    return deepcopy(module, same)
 
 
 def checked_options(options: Mapping[str, Any], known: Sequence[str]) -> Mapping[str, Any]:

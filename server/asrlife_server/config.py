@@ -28,6 +28,9 @@ class Limits(Settings):
     stream_s: float = Field(default=14_400, gt=0)
     unary_bytes: int = Field(default=10 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     unary_s: float = Field(default=60, gt=0)
+    adaptation_wait_ms: int | None = Field(
+        default=5000, ge=0
+    )  # a live stream's lesson that has not begun so long after its final is skipped
 
     @property
     def message_bytes(self) -> int:
@@ -143,6 +146,18 @@ class Web(Settings):
     origins: list[str] = []
 
 
+class Batching(Settings):
+    """How many utterances of different streams go through the model in one call, finals, interim results and adaptation each by themselves.
+
+    None is what pays on the model's device: 1 on a CPU, where a batch takes as long as its utterances do, and every stream then gets to
+    the last bit what it would get alone; 16 elsewhere. A call that could take more waits up to `wait_ms` for them.
+    """
+
+    recognitions: int | None = Field(default=None, ge=1, le=1024)
+    adaptations: int | None = Field(default=None, ge=1, le=1024)
+    wait_ms: int = Field(default=0, ge=0, le=1000)
+
+
 class ServerConfig(Settings):
     """Everything a server can be told; port 0 lets the system choose one. `riva`: speak NVIDIA Riva's recognition protocol too."""
 
@@ -161,6 +176,7 @@ class ServerConfig(Settings):
     tracing: Tracing = Tracing()
     security: Security = Security()
     web: Web = Web()
+    batching: Batching = Batching()
 
     @classmethod
     def read(

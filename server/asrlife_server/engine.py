@@ -1,26 +1,30 @@
-"""The one thread that runs models, fed by a bounded queue in which recognition goes before adaptation."""
+"""Where model work is done: one thread listens, one recognises, one adapts, so that no step of adaptation holds up a final.
+
+Threads and not processes: torch lets go of the interpreter inside its kernels, weights and a device's memory are there once, and states
+are handed over as they are. What kills a whole process (a fault in a kernel) ends this server, whose states are in its store.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
+from asrlife_server.config import Batching
+from asrlife_server.jobs import Done, Job, Owner, Task
 from asrlife_server.metrics import Observe
-from asrlife_server.refusal import Refusal
+from asrlife_server.worker import Rules, Worker
 
 T = TypeVar("T")
+NOBODY = Owner()
+_BATCH = 16  # utterances, where a device does several at once
 
 
 class Priority(IntEnum):
-    """Order of service; equals are served first come, first served."""
+    """What a job is for: listening, a final and an interim result, which waits for finals, and adaptation."""
 
     HEAR = 0
     FINAL = 1
@@ -28,84 +32,66 @@ class Priority(IntEnum):
     ADAPT = 3
 
 
-@dataclass(frozen=True)
-class Done(Generic[T]):
-    """What a job returned, and how long it ran (s)."""
-
-    value: T
-    seconds: float
+class Late(Exception):
+    """A job had not begun when it should have."""
 
 
 class Engine:
-    """Runs jobs one at a time on one thread, so that a model's weights have one user at any moment.
+    """Runs tasks on `model`, those of one kind in turns of their owners, and several in one call as `batching` says.
 
-    `limit` bounds the jobs that wait; `threads` is torch's number of threads inside a job. `observe` is told, on that thread, how many jobs
-    ran together and how long each of them had waited (s), with the name of their priority.
+    `limit` bounds the jobs that wait for each thread; `threads` is torch's number of threads inside a call. `observe` is told, on those
+    threads, how many jobs ran together and how long each of them had waited (s), with the name of their priority.
     """
 
-    def __init__(self, limit: int, threads: int = 1, observe: Observe = lambda row, value, label: None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        batching: Batching | None = None,
+        limit: int = 4096,
+        threads: int = 1,
+        observe: Observe = lambda row, value, label: None,
+    ) -> None:
         self._observe = observe
-        self._limit = limit
-        self._threads = threads
-        self._jobs: list[tuple[int, int, float, Future[Any], Callable[[], Any]]] = []
-        self._order = itertools.count()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._work, name="asrlife-engine", daemon=True)
-        self._thread.start()
+        batching = batching or Batching()
+        pays = _BATCH if getattr(getattr(model, "device", None), "type", "cpu") != "cpu" else 1
+        rules = partial(Rules, wait=batching.wait_ms / 1000, limit=limit, threads=threads)
+        listening = self._worker([Priority.HEAR], model, Rules(limit=limit))
+        recognising = self._worker([Priority.FINAL, Priority.INTERIM], model, rules(batching.recognitions or pays))
+        adapting = self._worker([Priority.ADAPT], model, rules(batching.adaptations or pays, patient=True))
+        self._workers = {Priority.HEAR: listening, Priority.FINAL: recognising, Priority.INTERIM: recognising, Priority.ADAPT: adapting}
 
-    def submit(self, priority: Priority, call: Callable[[], T]) -> Future[Done[T]]:
-        """Queue `call`; cancelling the future before the job begins takes it out. A full queue refuses with RESOURCE_EXHAUSTED."""
-        future: Future[Done[T]] = Future()
-        with self._changed:
-            if self._closed:
-                raise Refusal("UNAVAILABLE", "the server is stopping")
-            if len(self._jobs) >= self._limit:
-                raise Refusal("RESOURCE_EXHAUSTED", f"{self._limit} jobs are waiting for the model; try again later")
-            heapq.heappush(self._jobs, (priority, next(self._order), time.perf_counter(), future, call))
-            self._changed.notify()
-        return future
+    def submit(self, priority: Priority, work: Task[T] | Callable[[], T], owner: Owner = NOBODY) -> Future[Done[T]]:
+        """Queue `work`; cancelling the future before the job begins takes it out. A full queue refuses with RESOURCE_EXHAUSTED."""
+        job = Job(work if isinstance(work, Task) else Task.calling(work), owner)
+        self._workers[Priority(priority)].put(priority, job)
+        return job.future
 
-    async def run(self, priority: Priority, call: Callable[[], T]) -> Done[T]:
-        """Wait for `call` without holding the event loop; cancelling the wait cancels a job that has not begun."""
-        return await asyncio.wrap_future(self.submit(priority, call))
+    async def run(self, priority: Priority, work: Task[T] | Callable[[], T], owner: Owner = NOBODY, before: float | None = None) -> Done[T]:
+        """Wait for `work` without holding the event loop; cancelling the wait cancels a job that has not begun.
+
+        Raises Late for a job that has not begun `before` that time of the loop.
+        """
+        future = self.submit(priority, work, owner)
+        waiting = asyncio.wrap_future(future)
+        try:
+            if before is not None:
+                await asyncio.wait([waiting], timeout=max(0.0, before - asyncio.get_running_loop().time()))
+                if future.cancel():
+                    raise Late
+            return await waiting
+        finally:
+            waiting.cancel()
 
     def close(self) -> None:
-        """Drop what waits, let the running job end, and join the thread."""
-        with self._changed:
-            self._closed = True
-            for _, _, _, future, _ in self._jobs:
-                future.cancel()
-            self._jobs.clear()
-            self._changed.notify()
-        self._thread.join()
+        """Drop what waits, let the running calls end, and join the threads."""
+        for worker in set(self._workers.values()):
+            worker.close()
 
-    def _work(self) -> None:
-        import torch
+    def _worker(self, kinds: Sequence[Priority], model: Any, rules: Rules) -> Worker:
+        return Worker(kinds, model, rules, self._tell)
 
-        torch.set_num_threads(self._threads)  # counts per thread
-        while (job := self._next()) is not None:
-            _perform(*job)
-
-    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
-            if self._closed:
-                return None
-            priority, _, since, future, call = heapq.heappop(self._jobs)
-        label = Priority(priority).name.lower()
-        self._observe("batch_size", 1.0, label)
-        self._observe("batch_wait_seconds", time.perf_counter() - since, label)
-        return future, call
-
-
-def _perform(future: Future[Any], call: Callable[[], Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    began = time.perf_counter()
-    try:
-        value = call()
-    except Exception as error:  # whatever a job raises belongs to the stream that asked for it
-        future.set_exception(error)
-    else:
-        future.set_result(Done(value, time.perf_counter() - began))
+    def _tell(self, kind: int, jobs: Sequence[Job[Any]]) -> None:
+        label = Priority(kind).name.lower()
+        self._observe("batch_size", len(jobs), label)
+        for job in jobs:
+            self._observe("batch_wait_seconds", job.waited, label)

@@ -42,7 +42,8 @@ class Server:
         self.port = config.port
         model, ear = model or asrlife.load(config.model), Silero().ear
         self.operations = Operations(config)
-        self.engine = Engine(config.limits.queued_jobs, config.threads, self.operations.metrics.observe)
+        observe = self.operations.metrics.observe
+        self.engine = Engine(model, config.batching, config.limits.queued_jobs, config.threads, observe)
         self.keeper = Keeper(config.state, store)
         self.service = Service(config, model, self.engine, ear, make or _make(), self.keeper, tenancy)
         self._model = model

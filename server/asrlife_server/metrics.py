@@ -28,7 +28,7 @@ CODES: Final = frozenset(
 )
 SKIPS: Final = frozenset([
     "no speech", "too short", "short", "silent", "clipped", "offset", "frozen", "drift", "diverged", "collapsed", "unsure", "confident",
-    "unheard", "overload",
+    "unheard", "budget", "out of memory", "failed",
 ])  # fmt: skip
 RESETS: Final = frozenset(["requested", "drift", "oracle", "fixed", "shift", "collapsed", "low entropy"])
 WORK: Final = frozenset(["hear", "final", "interim", "adapt"])  # the engine's priorities

@@ -19,13 +19,14 @@ from asrlife_server.admission import Admission, Place
 from asrlife_server.config import ServerConfig
 from asrlife_server.endpointing import Endpointer, External, Judge, Listening
 from asrlife_server.engine import Engine, Priority
+from asrlife_server.longest import Longest
 from asrlife_server.opening import ENCODINGS, Make, Opening, language, opened_with
 from asrlife_server.refusal import Refusal
 from asrlife_server.session import Session
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.kept import Kept, asked
 from asrlife_server.state.rpcs import StateRpcs
-from asrlife_server.stream import Longest, Requests, Stream, Write, awaited
+from asrlife_server.stream import Requests, Stream, Write, awaited
 from asrlife_server.tenancy import Tenancy
 from asrlife_server.waiting import within
 from asrlife_server.watching import current
@@ -127,7 +128,8 @@ class Service(StateRpcs):
             await self._superseded(name)
             self.admission.exchanged(place)
             kept = await self._kept(session, place.tenant)
-            stream = self.streams[name] = Stream(session, self._engine, self._config.limits, self._config.timeouts, longest, kept)
+            limits, timeouts = self._config.limits, self._config.timeouts
+            stream = self.streams[name] = Stream(session, self._engine, limits, timeouts, longest, kept, place.tenant)
         try:
             yield stream, kept
         finally:

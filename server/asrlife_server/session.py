@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from asrlife.audio.waveform import Waveform
 from asrlife.data.utterance import Utterance
-from asrlife.errors import InputError
 from asrlife.methods.online.method import Event
 from asrlife.methods.online.restore import drift
 from asrlife.text.hypothesis import Hypothesis
 from asrlife.v1 import asrlife_pb2 as pb
-from asrlife_server import oddities, wire
+from asrlife_server import lessons, oddities, wire
 from asrlife_server.agreement import Agreement
 from asrlife_server.cursors import Cursors
 from asrlife_server.endpointing import Began, Endpointer, Happening, Paused
+from asrlife_server.jobs import Task
+from asrlife_server.lessons import Lesson
 from asrlife_server.opening import Opening
 from asrlife_server.patience import Patience
 from asrlife_server.work import Command, Heard, Messages, Spoken, Step, Totals
@@ -31,7 +33,8 @@ _NOTHING = Hypothesis("", (), (), 0.0)
 class Session:
     """Holds one stream's audio, endpointing and adaptation state.
 
-    `hear`, `recognise` and `step` are model work and leave the adaptation state alone; `commit`, `obey` and `restart` change it at once.
+    What `hear`, `recognition` and `learning` stand for is model work and leaves the adaptation state alone; `commit`, `obey` and `restart`
+    change it at once.
     """
 
     def __init__(self, name: str, opening: Opening, model: Any, endpointer: Endpointer, state: Any) -> None:
@@ -89,29 +92,22 @@ class Session:
             heard.messages.append(wire.warning("TRUNCATED_SAMPLE", "audio.content", text))
         return heard
 
-    def recognise(self, spoken: Spoken) -> Sequence[Hypothesis]:
-        """The words of the base model, unadapted: the best, and for a whole utterance as many others as the client asked for."""
+    def recognition(self, spoken: Spoken) -> Task[Sequence[Hypothesis]]:
+        """To find the words of the base model, unadapted: the best, and for a whole utterance as many others as the client asked for."""
         if not spoken.segment.samples.any():
-            return [_NOTHING]
-        wanted = self.opening.config.max_alternatives
+            return Task.calling(lambda: [_NOTHING])
+        sound, wanted = partial(self._waveform, spoken), self.opening.config.max_alternatives
         if spoken.whole and wanted > 1:
-            return list(self._model.alternatives(self._waveform(spoken), wanted))
-        return list(self._model.transcribe([self._waveform(spoken)]))
+            return Task(sound, lambda model, sounds: [list(model.alternatives(each(), wanted)) for each in sounds])
+        return Task(sound, _transcribed, "recognition")
 
-    def step(self, spoken: Spoken) -> Step:
-        """Adapt to an utterance; digital silence teaches nothing, and neither does what the method cannot take."""
-        if reason := self._unfit(spoken):
-            return self._skip(spoken, reason)
-        utterance = Utterance(f"{self.name}/{spoken.index}", self._waveform(spoken))
-        try:
-            hypothesis, state, events = self.opening.method.step(self._model, self.state, utterance)
-        except InputError as error:
-            return self._skip(spoken, str(error))
-        return self._bounded(Step(spoken, hypothesis, state, events))
+    def lesson(self, spoken: Spoken) -> Lesson:
+        """An utterance to adapt to; digital silence teaches nothing, and neither does what the method cannot take."""
+        return Lesson(spoken, self.state, self._unfit, self._utterance, self._bounded)
 
-    def hold(self, spoken: Spoken) -> Step:
-        """What stands in for a step while the stream is frozen."""
-        return self._skip(spoken, "frozen")
+    def learning(self, lesson: Lesson) -> Task[Step]:
+        """To adapt to an utterance."""
+        return lessons.task(self.opening.method, lesson)
 
     def answer(self, spoken: Spoken, found: Sequence[Hypothesis]) -> Messages:
         """The final of an utterance; nothing yet where the final is to be the adapted text."""
@@ -248,6 +244,9 @@ class Session:
         if self.opening.config.vad_events:
             heard.messages.append(wire.speech(kind, offset / self.opening.rate))
 
+    def _utterance(self, spoken: Spoken) -> Utterance:
+        return Utterance(f"{self.name}/{spoken.index}", self._waveform(spoken))
+
     def _waveform(self, spoken: Spoken) -> Waveform:
         return Waveform(spoken.segment.samples, self.opening.rate).resampled(16_000)
 
@@ -271,9 +270,6 @@ class Session:
         skipped = Event("skipped", {"reason": "drift"})  # what every utterance without a refinement has
         return Step(step.spoken, None, self.state, (skipped, Event("reset", detail)))
 
-    def _skip(self, spoken: Spoken, reason: str) -> Step:
-        return Step(spoken, None, self.state, (Event("skipped", {"reason": reason}),))
-
     def _answers(self, step: Step, stepped: Mapping[str, Any]) -> Messages:
         waiting = self._waiting.pop(step.spoken.index, None)
         if waiting is not None:
@@ -288,3 +284,7 @@ class Session:
             if name in stepped:
                 setattr(refinement, name, float(stepped[name]))
         return pb.StreamingResponse(refinement=refinement)
+
+
+def _transcribed(model: Any, sounds: Sequence[Callable[[], Waveform]]) -> list[Sequence[Hypothesis]]:
+    return [[found] for found in model.transcribe([sound() for sound in sounds], batch_size=len(sounds))]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from asrlife.text.hypothesis import Hypothesis
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.config import Limits, Timeouts
-from asrlife_server.engine import Done, Engine, Priority
+from asrlife_server.engine import Engine, Late, Priority
 from asrlife_server.fields import check
+from asrlife_server.jobs import Done, Owner, exhausted
+from asrlife_server.lessons import Lesson
+from asrlife_server.longest import Longest
 from asrlife_server.outbox import Outbox
+from asrlife_server.pace import Pace
 from asrlife_server.refusal import Refusal, invalid
 from asrlife_server.session import Session
 from asrlife_server.state.kept import Kept
 from asrlife_server.waiting import within
-from asrlife_server.work import Command, Heard, Spoken
+from asrlife_server.work import Command, Heard, Spoken, Step
 
+_log = logging.getLogger("asrlife.server")
 _LINGER = 1.0  # s for the last responses of a stream that failed
 T = TypeVar("T")
 Requests = AsyncIterator[pb.StreamingRequest]
@@ -33,24 +39,6 @@ async def awaited(requests: Requests, seconds: float, what: str) -> pb.Streaming
         return None
     except (asyncio.TimeoutError, TimeoutError):
         raise Refusal("DEADLINE_EXCEEDED", f"no {what} for {seconds:g} s; send KEEPALIVE while there is nothing to say") from None
-
-
-@dataclass(frozen=True)
-class Longest:
-    """The most sound that a call takes, in s, and what to do about it."""
-
-    seconds: float
-    advice: str = "open another stream there"
-
-    def exceeded(self, session: Session) -> bool:
-        """Whether more has come."""
-        return session.totals.audio > self.seconds
-
-    def refusal(self, session: Session) -> Refusal:
-        """Says where the stream is, so that another can go on from there."""
-        place = f"session_id={session.name} final_ms={session.final_ms}"
-        text = f"audio: {session.totals.audio:g} s are above the limit of {self.seconds:g} s; {self.advice} ({place})"
-        return Refusal("OUT_OF_RANGE", text)
 
 
 class Stream:
@@ -68,6 +56,7 @@ class Stream:
         timeouts: Timeouts,
         longest: Longest | None = None,
         kept: Kept | None = None,
+        tenant: str = "",
     ) -> None:
         self.session = session
         self._longest = longest or Longest(limits.stream_s)
@@ -77,9 +66,11 @@ class Stream:
         self._limits = limits
         self._timeouts = timeouts
         self._kept = kept
+        self._owner = Owner(tenant, session.name)
+        self._pace = Pace(limits.adaptation_wait_ms)
         self._out = Outbox(limits.unread_responses)
         self._finals: asyncio.Queue[Spoken | Command | None] = asyncio.Queue(limits.pending_utterances)
-        self._lessons: asyncio.Queue[Spoken | Command | None] = asyncio.Queue(limits.pending_utterances)
+        self._lessons: asyncio.Queue[tuple[Spoken | Command, float | None] | None] = asyncio.Queue(limits.pending_utterances)
         self._glances: asyncio.Queue[Spoken | None] = asyncio.Queue(1)
         self._decoded = 0  # utterances whose final is out
         self._ending: Refusal | None = None  # why this side ends the stream
@@ -202,7 +193,8 @@ class Stream:
             raise Refusal("RESOURCE_EXHAUSTED", f"{field}: {size} {unit} are above the limit of {limit} {unit}; send smaller pieces")
 
     async def _listen(self, call: Any) -> Heard:
-        heard: Heard = self._charged(await self._engine.run(Priority.HEAR, call))
+        heard: Heard = self._charged(await self._engine.run(Priority.HEAR, call, self._owner))
+        self._pace.sent(self.session.totals.audio)
         return heard
 
     async def _hear(self, heard: Heard) -> None:
@@ -224,26 +216,35 @@ class Stream:
         while (spoken := await self._glances.get()) is not None:
             if spoken.index < self._decoded:
                 continue
-            found = self._charged(await self._engine.run(Priority.INTERIM, partial(self.session.recognise, spoken)))
+            found = self._charged(await self._engine.run(Priority.INTERIM, self.session.recognition(spoken), self._owner))
             if spoken.index >= self._decoded:
                 self._out.put(self.session.told(spoken, found))
 
     async def _decode(self) -> None:
         while (work := await self._finals.get()) is not None:
             if isinstance(work, Spoken):
-                found = self._charged(await self._engine.run(Priority.FINAL, partial(self.session.recognise, work)))
+                found = self._charged(await self._recognised(work))
                 self._decoded = work.index + 1
                 self.session.totals.utterances += 1
                 self._send(self.session.answer(work, found))
-            await self._lessons.put(work)
+            await self._lessons.put((work, self._pace.due))
         await self._lessons.put(None)
 
+    async def _recognised(self, spoken: Spoken) -> Done[Sequence[Hypothesis]]:
+        try:
+            return await self._engine.run(Priority.FINAL, self.session.recognition(spoken), self._owner)
+        except Exception as error:
+            if not exhausted(error):
+                raise
+            raise Refusal("RESOURCE_EXHAUSTED", f"utterance {spoken.index} is more than the memory of the model's device holds") from error
+
     async def _learn(self) -> None:
-        while (work := await self._lessons.get()) is not None:
+        while (lesson := await self._lessons.get()) is not None:
+            work, due = lesson
             if isinstance(work, Spoken):
-                await self._adapt(work)
+                await self._adapt(work, due)
             elif work.control == pb.RESET_ADAPTATION:
-                state = (await self._engine.run(Priority.ADAPT, self.session.start)).value
+                state = (await self._engine.run(Priority.ADAPT, self.session.start, self._owner)).value
                 self._send(self.session.restart(state))
             else:
                 self.session.obey(work)
@@ -257,16 +258,26 @@ class Stream:
             done = work.index if isinstance(work, Spoken) else -1
             self._send(await self._kept.save(self.session, done))
 
-    async def _adapt(self, spoken: Spoken) -> None:
+    async def _adapt(self, spoken: Spoken, due: float | None) -> None:
         if not self.session.adapts:
             return
-        if self.session.frozen:
-            self._send(self.session.commit(self.session.hold(spoken)))
-            return
-        done = await self._engine.run(Priority.ADAPT, partial(self.session.step, spoken))
+        lesson = self.session.lesson(spoken)
+        done = Done(lesson.passed("frozen"), 0.0) if self.session.frozen else await self._learnt(lesson, due)
         # no await from here on: an utterance is committed whole or not at all
         self.session.totals.adaptation += done.seconds
         self._send(self.session.commit(done.value))
+
+    async def _learnt(self, lesson: Lesson, due: float | None) -> Done[Step]:
+        """A step, or what stands in for one that could not be taken: the unadapted text stands."""
+        try:
+            return await self._engine.run(Priority.ADAPT, self.session.learning(lesson), self._owner, due)
+        except Late:
+            return Done(lesson.passed("budget"), 0.0)
+        except Refusal:
+            raise
+        except Exception as error:  # the last wall: the method broke on this utterance, and the stream can do without
+            _log.exception("utterance %d of a stream could not be learnt from", lesson.spoken.index)
+            return Done(lesson.passed("out of memory" if exhausted(error) else "failed"), 0.0)
 
     def _send(self, messages: list[pb.StreamingResponse]) -> None:
         for message in messages:

@@ -8,8 +8,8 @@ from typing import Any
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.config import Limits
 from asrlife_server.fields import check
+from asrlife_server.longest import Longest
 from asrlife_server.refusal import Refusal, invalid
-from asrlife_server.stream import Longest
 
 _STREAM = "is for streams; use StreamingRecognize or leave it unset"
 _STREAMS_ALONE = {

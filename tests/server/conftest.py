@@ -40,7 +40,10 @@ class FakeModel:
     def fingerprint(self) -> str:
         return "fake-weights"
 
-    def transcribe(self, waveforms: list[Any]) -> list[Hypothesis]:
+    def twin(self) -> FakeModel:
+        return self
+
+    def transcribe(self, waveforms: list[Any], batch_size: int = 8) -> list[Hypothesis]:
         self.heard += [len(waveform.samples) for waveform in waveforms]
         return [Hypothesis(_text(w.samples) + self.tail, (1,), (Word("w", 0.0, w.duration, 0.5),), -0.5) for w in waveforms]
 

@@ -64,7 +64,7 @@ def test_the_end_of_a_promise_is_found_where_words_were_lost_or_added(kept, word
 
 async def test_interim_results_say_how_much_of_them_stays(serving, noise, fakes, monkeypatch):
     spoken = iter([["turn"], ["turn", "of"], ["turn", "on"], ["torn", "on", "the"], ["turn", "on", "the", "light"]])
-    monkeypatch.setattr(type(fakes.model), "transcribe", lambda self, waveforms: [said(*next(spoken))])
+    monkeypatch.setattr(type(fakes.model), "transcribe", lambda self, waveforms, batch_size: [said(*next(spoken))])
     talk = await (await serving()).opened(interim=pb.Interim(enable=True, min_interval_ms=100), adaptation=pb.Adaptation(method="none"))
     found = []
     for index in range(4):

@@ -119,10 +119,10 @@ async def test_one_line_each_for_calls_of_one_answer_and_for_clients_who_leave(s
 
 
 async def test_a_stream_that_fails_is_two_lines_one_of_them_the_cause(serving, noise, lines, fakes):
-    def broken():
+    def broken(waveforms, batch_size):
         raise RuntimeError("no memory left")
 
-    fakes.hook = broken
+    fakes.model.transcribe = broken
     loopback = await serving()
     await said(loopback, noise)
     (line,) = await calls(lines, loopback)

@@ -94,7 +94,7 @@ async def test_what_is_so_now_is_read_at_each_scrape(serving, noise):
 async def test_the_backlog_is_the_sound_that_waits_for_its_final(serving, noise, fakes):
     entered, go_on, transcribe = threading.Event(), threading.Event(), fakes.model.transcribe
 
-    def held(waveforms):
+    def held(waveforms, batch_size):
         entered.set()
         assert go_on.wait(20)
         return transcribe(waveforms)

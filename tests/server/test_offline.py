@@ -36,7 +36,7 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture
 async def server(model):
-    server = Server(ServerConfig.read(None, {"port": 0}), model)
+    server = Server(ServerConfig.read(None, {"port": 0, "limits.adaptation_wait_ms": 600_000}), model)
     await server.start()
     yield server
     await server.stop(0)

@@ -26,12 +26,12 @@ def audio(samples):
     return pb.Audio(content=samples.astype("<i2").tobytes())
 
 
-def test_a_step_changes_nothing_before_it_is_committed(session, noise):
+def test_a_step_changes_nothing_before_it_is_committed(session, noise, fakes):
     one = session()
     one.hear(audio(noise(1, 1600)))
     (spoken,) = one.finalise().work
     before = one.state
-    step = one.step(spoken)
+    step = one.learning(one.lesson(spoken)).alone(fakes.model)
     assert one.state is before and one.version == 0
     messages = one.commit(step)
     assert one.state is step.state and one.version == 1
@@ -59,9 +59,9 @@ def test_other_rates_are_heard_at_16_khz(session, noise, fakes):
     one = session(sample_rate_hz=48_000)
     one.hear(audio(noise(1, 48_000)))
     (spoken,) = one.finalise().work
-    one.recognise(spoken)
+    one.recognition(spoken).alone(fakes.model)
     assert fakes.model.heard == [16_000]
-    assert one.told(spoken, one.recognise(spoken)).result.end.ToMilliseconds() == 1000
+    assert one.told(spoken, one.recognition(spoken).alone(fakes.model)).result.end.ToMilliseconds() == 1000
 
 
 def test_audio_that_the_method_cannot_take_is_skipped_with_its_reason(session, noise, fakes):
@@ -72,7 +72,7 @@ def test_audio_that_the_method_cannot_take_is_skipped_with_its_reason(session, n
     one = session()
     one.hear(audio(noise(1, 1600)))
     (spoken,) = one.finalise().work
-    (message,) = one.commit(one.step(spoken))
+    (message,) = one.commit(one.learning(one.lesson(spoken)).alone(fakes.model))
     assert message.adaptation_event.reason == "longer than the window of 8 s" and one.version == 0
 
 

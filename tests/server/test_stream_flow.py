@@ -10,6 +10,7 @@ import pytest
 from asrlife.audio.speak import speak
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife.v1 import asrlife_pb2_grpc
+from asrlife_server.engine import Priority
 
 
 def kinds(responses):
@@ -91,7 +92,8 @@ async def test_cancel_during_a_step_drops_what_the_step_learnt(serving, fakes, n
     talk.call.cancel()
     await asyncio.wait_for(loopback.until_idle(), 5)
     go_on.set()
-    other = await loopback.opened()  # waits behind the step
+    await loopback.server.engine.run(Priority.ADAPT, int)  # waits behind the step
+    other = await loopback.opened()
     assert stream.session.version == 0 and stream.session.state.record["seen"] == []
     await other.send(control=pb.FINISH)
     assert (await other.next("closed")).state_version == 0

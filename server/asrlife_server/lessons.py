@@ -1,0 +1,75 @@
+"""What streams learn from their utterances, several of them in one call where the method can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asrlife.data.utterance import Utterance
+from asrlife.errors import InputError
+from asrlife.methods.online.method import Event
+from asrlife_server.jobs import Task
+from asrlife_server.work import Spoken, Step
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """An utterance to be learnt from in `state`.
+
+    `unfit` says why it teaches nothing, "" where it may; `heard` makes what the method takes; `bounded` has the last word on a step.
+    """
+
+    spoken: Spoken
+    state: Any
+    unfit: Callable[[Spoken], str]
+    heard: Callable[[Spoken], Utterance]
+    bounded: Callable[[Step], Step]
+
+    def passed(self, reason: str) -> Step:
+        """What stands in for a step that is not taken."""
+        return Step(self.spoken, None, self.state, (Event("skipped", {"reason": reason}),))
+
+
+def task(method: Any, lesson: Lesson) -> Task[Step]:
+    """The task of learning one lesson by `method`."""
+
+    def together(model: Any, lessons: Sequence[Lesson]) -> list[Step]:
+        return _learnt(method, model, lessons)
+
+    return Task(lesson, together, _key(method))
+
+
+def _key(method: Any) -> Hashable | None:
+    """Equal for streams that may learn in one call: not where time is part of the method, and not where it takes one stream only."""
+    if not hasattr(method, "together") or getattr(method, "max_latency_ms", None) is not None:
+        return None
+    try:
+        hash(method)
+    except TypeError:  # one from elsewhere that is no value
+        return None
+    return ("lesson", type(method), method)
+
+
+def _learnt(method: Any, model: Any, lessons: Sequence[Lesson]) -> list[Step]:
+    reasons = [lesson.unfit(lesson.spoken) for lesson in lessons]
+    fit = [lesson for lesson, reason in zip(lessons, reasons, strict=True) if not reason]
+    steps = iter(_steps(method, model, fit) if fit else [])
+    return [lesson.passed(reason) if reason else next(steps) for lesson, reason in zip(lessons, reasons, strict=True)]
+
+
+def _steps(method: Any, model: Any, lessons: Sequence[Lesson]) -> list[Step]:
+    try:
+        found = _taken(method, model, [lesson.state for lesson in lessons], [lesson.heard(lesson.spoken) for lesson in lessons])
+    except InputError as error:
+        if len(lessons) > 1:
+            raise  # somebody's, and the engine finds out whose
+        return [lessons[0].passed(str(error))]
+    return [lesson.bounded(Step(lesson.spoken, *step)) for lesson, step in zip(lessons, found, strict=True)]
+
+
+def _taken(method: Any, model: Any, states: Sequence[Any], utterances: Sequence[Utterance]) -> Sequence[Any]:
+    if len(states) == 1:
+        return [method.step(model, states[0], utterances[0])]
+    found: Sequence[Any] = method.together(model, states, utterances)
+    return found
