@@ -87,7 +87,11 @@ async def test_a_file_is_heard_refined_drawn_reset_and_frozen(learning, sound, t
 
 
 async def test_a_microphone_is_heard_and_refined(learning, sound, tmp_path):
-    device = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={sound}%noloop"]
+    device = [
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={sound}",
+    ]  # again and again
     async with tab(tmp_path / "profile", *device) as page:
         await page.open(learning.site.address, 360, 800, dark=True)
         await page.until(READY)

@@ -15,6 +15,7 @@ from asrlife.audio.speak import speak
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.config import ServerConfig
 from asrlife_server.main import Server
+from tests.server.callers import tokens
 
 riva = pytest.importorskip("riva.client", reason="no nvidia-riva-client is here (pip install 'asrlife[riva]')")
 E = riva.AudioEncoding
@@ -192,6 +193,14 @@ async def test_the_probable_end_is_an_interim_result_of_stability_one(serving, n
     asked = streaming(interim=True, endpointing_config={"stop_history": 600, "stop_history_eou": 200, "start_history": 64})
     found = [response.results[0] for response in await streamed(loopback.server.port, sound, asked)]
     assert found[-1].is_final and any(result.stability == 1 and not result.is_final for result in found)
+
+
+async def test_a_token_comes_as_riva_s_client_sends_it(serving, noise, tmp_path):
+    loopback = await serving(riva=True, **{"security.tokens": tokens(tmp_path / "tokens", secret="acme")})
+    samples = noise(1, 1600).tobytes()
+    assert (await refused(whole(loopback.server.port, samples, config())))[0] == "UNAUTHENTICATED"
+    auth = riva.Auth(uri=f"127.0.0.1:{loopback.server.port}", metadata_args=[["authorization", "Bearer secret"]])
+    assert not (await asyncio.to_thread(riva.ASRService(auth).offline_recognize, samples, config())).results
 
 
 async def test_without_the_setting_there_is_no_riva(serving, noise):

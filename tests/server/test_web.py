@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import ssl
+import tempfile
 import threading
 from contextlib import asynccontextmanager
 
@@ -229,7 +230,7 @@ async def test_a_token_is_asked_for_and_names_the_tenant(serving, noise, http, t
     assert versions == [0, "1", 0]
 
 
-async def test_a_taken_port_is_said_and_what_is_not_safe_is_not_served(fakes, tmp_path):
+async def test_a_taken_port_is_said_and_what_is_not_safe_is_not_served(fakes, tmp_path, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -237,6 +238,10 @@ async def test_a_taken_port_is_said_and_what_is_not_safe_is_not_served(fakes, tm
         settings = {"port": 0, "model": "fake", "state.backend": "memory", "web.enabled": True, "web.port": port}
         with pytest.raises(InputError, match=f"web: cannot listen on 127.0.0.1:{port}: .*; choose another web.port"):
             await Server(ServerConfig.read(None, settings), fakes.model, fakes.make).start()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep := tmp_path / ("x" * 100)))
+    deep.mkdir()
+    with pytest.raises(InputError, match="web: no socket can be made in .*; set TMPDIR"):
+        await Server(ServerConfig.read(None, {**settings, "web.port": 0}), fakes.model, fakes.make).start()
     tokened = {"web.enabled": True, "security.tokens": tokens(tmp_path / "tokens", secret="acme"), "web.host": "0.0.0.0"}
     with pytest.raises(InputError, match="web: on 0.0.0.0 everyone on the way could read the tokens"):
         transport(ServerConfig.read(None, tokened))

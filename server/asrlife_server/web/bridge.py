@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from asrlife.client.aio import Verdict
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.refusal import Refusal, invalid
+from asrlife_server.waiting import within
 
 _SILENT = 'the first message is a text with {"config": {...}}'
 
@@ -57,7 +58,7 @@ class Bridge:
 
     async def _first(self, socket: Any) -> tuple[pb.StreamingRequest, str]:
         try:
-            message = await asyncio.wait_for(socket.receive(), self._patience)
+            message = await within(socket.receive(), self._patience)
         except (asyncio.TimeoutError, TimeoutError):
             raise Refusal("DEADLINE_EXCEEDED", f"no first message for {self._patience:g} s; {_SILENT}") from None
         found = _object(message.data, "request") if isinstance(message.data, str) else {}

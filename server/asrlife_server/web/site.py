@@ -60,7 +60,7 @@ class Site:
 
     async def start(self, server: grpc.aio.Server) -> None:
         """Take the port and serve, of a gRPC server that has yet to start; raises InputError where the port is taken."""
-        server.add_insecure_port(self._target)
+        self._listen(server)
         web = self._aiohttp
 
         async def guarded(request: Any, handler: Handler) -> Any:
@@ -79,6 +79,13 @@ class Site:
             await self.stop()
             raise InputError(f"web: cannot listen on {where.host}:{where.port}: {error.strerror}; choose another web.port") from error
         self.port = self._runner.addresses[0][1]
+
+    def _listen(self, server: grpc.aio.Server) -> None:
+        try:
+            server.add_insecure_port(self._target)
+        except RuntimeError as error:
+            text = f"web: no socket can be made in {self._folder.name}; set TMPDIR to a folder with a shorter name that can be written"
+            raise InputError(text) from error
 
     @property
     def address(self) -> str:

@@ -14,8 +14,9 @@ export async function microphone() {
     await context.close();
     context = new AudioContext({ sampleRate: RATE });
   }
-  await context.audioWorklet.addModule("worklet.js");
-  return new Microphone(device, context);
+  const found = new Microphone(device, context);
+  await context.audioWorklet.addModule("worklet.js").catch((error) => { found.stop(); throw error; });
+  return found;
 }
 
 class Microphone {
