@@ -61,3 +61,8 @@ class Refusal(Exception):
 def invalid(field: str, message: str, settles: bool = False) -> Refusal:
     """Refuse a field of a request by its path."""
     return Refusal("INVALID_ARGUMENT", f"{field}: {message}", field=field, settles=settles)
+
+
+def illegible(message: str) -> Refusal:
+    """A message whose bytes cannot be read."""
+    return Refusal("INVALID_ARGUMENT", f"the bytes are no {message} of asrlife.v1; use stubs of this server's protocol file")

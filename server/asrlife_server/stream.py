@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from google.protobuf.message import DecodeError
+
 from asrlife.text.hypothesis import Hypothesis
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.config import Limits, Timeouts
@@ -18,7 +20,7 @@ from asrlife_server.lessons import Lesson
 from asrlife_server.longest import Longest
 from asrlife_server.outbox import Outbox
 from asrlife_server.pace import Pace
-from asrlife_server.refusal import Refusal, invalid
+from asrlife_server.refusal import Refusal, illegible, invalid
 from asrlife_server.session import Session
 from asrlife_server.state.kept import Kept
 from asrlife_server.waiting import within
@@ -32,11 +34,13 @@ Write = Callable[[pb.StreamingResponse], Awaitable[None]]
 
 
 async def awaited(requests: Requests, seconds: float, what: str) -> pb.StreamingRequest | None:
-    """The next request, None at the end; refused with DEADLINE_EXCEEDED when it takes longer than `seconds`."""
+    """The next request, None at the end; refused when it takes longer than `seconds`, or is none."""
     try:
         return await within(anext(requests), seconds)
     except StopAsyncIteration:
         return None
+    except DecodeError:
+        raise illegible("StreamingRequest") from None
     except (asyncio.TimeoutError, TimeoutError):
         raise Refusal("DEADLINE_EXCEEDED", f"no {what} for {seconds:g} s; send KEEPALIVE while there is nothing to say") from None
 

@@ -99,7 +99,10 @@ class Fakes:
             raise InputError(f"unknown method {name!r}; did you mean 'count'?")
         if set(settings or {}) - {"gain", "book", "max_latency_ms"}:
             raise InputError(f"{name}: unknown setting {min(set(settings) - {'gain'})!r}; did you mean 'gain'?")
-        typed = {key: value if key == "book" else float(value) for key, value in (settings or {}).items()}
+        try:
+            typed = {key: value if key == "book" else float(value) for key, value in (settings or {}).items()}
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from error
         method = FakeMethod(name, hook=self.hook)
         return Plain(name) if name == "none" else replace(method, **typed)
 

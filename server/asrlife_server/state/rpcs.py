@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from asrlife.methods.online.state import State
 from asrlife.v1 import asrlife_pb2 as pb
@@ -16,7 +17,7 @@ from asrlife_server.config import ServerConfig
 from asrlife_server.engine import Engine, Priority
 from asrlife_server.fields import check
 from asrlife_server.opening import Make, check_name, settle_method
-from asrlife_server.refusal import Refusal, invalid
+from asrlife_server.refusal import Refusal, illegible, invalid
 from asrlife_server.state.entry import Address, QuotaError, StoreError
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.verbs import Verbs, checked
@@ -105,6 +106,8 @@ class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
             chunk = await within(anext(chunks), patience)
         except StopAsyncIteration:
             return None
+        except DecodeError:
+            raise illegible("AdaptationChunk") from None
         except (asyncio.TimeoutError, TimeoutError):
             raise Refusal("DEADLINE_EXCEEDED", f"no further message of the import for {patience:g} s") from None
         check(chunk)
