@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +104,17 @@ class Access:
 
 
 class Authorised:
-    """A stub whose calls all carry the same metadata."""
+    """A stub whose calls all carry the same metadata, each beside its own."""
 
     def __init__(self, stub: Any, metadata: tuple[tuple[str, str], ...]) -> None:
         self._stub = stub
         self._metadata = metadata
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return partial(getattr(self._stub, name), metadata=self._metadata)
+        def call(request: Any, metadata: tuple[tuple[str, str], ...] = (), **more: Any) -> Any:
+            return getattr(self._stub, name)(request, metadata=(*self._metadata, *metadata), **more)
+
+        return call
 
 
 def _answer(context: ssl.SSLContext, host: str, port: int) -> bytes:

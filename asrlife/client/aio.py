@@ -81,7 +81,7 @@ class AsyncClient:
         """Client.stream for asyncio; `audio` may be an asynchronous iterable too."""
         asked = Options(adapt=adapt, **options)
         sending = _Sending(messages_of(audio, asked) if isinstance(audio, AsyncIterable) else _later(audio, asked), realtime)
-        call = (await self._stub()).StreamingRecognize(sending.requests())
+        call = (await self._stub()).StreamingRecognize(sending.requests(), metadata=asked.affinity)
         verdict = Verdict(call)
         try:
             async for response in call:

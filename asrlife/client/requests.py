@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +75,12 @@ class Options:
         config.adaptation.settings.update({name: str(value) for name, value in self.settings.items()})
         self._keep(config)
         return config
+
+    @property
+    def affinity(self) -> tuple[tuple[str, str], ...]:
+        """Metadata by which a proxy may bring a key, or a session, to the server that has it in memory; a digest, which tells no name."""
+        name = self.key or self.session
+        return (("x-asrlife-key", sha256(name.encode()).hexdigest()[:32]),) if name else ()
 
     def _keep(self, config: pb.StreamingConfig) -> None:
         if self.persist not in _PERSIST:

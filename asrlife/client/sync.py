@@ -87,8 +87,9 @@ class Client:
         speech_events, alternatives, cursors, model, key, persist, read_only, exclusive, session, resume_after, min_speech.
         Raises InputError for what the server refuses, ServerError when the server fails.
         """
-        sending = _Sending(messages(pieces(audio), Options(adapt=adapt, **options)), realtime)
-        call = self._stub().StreamingRecognize(sending)
+        asked = Options(adapt=adapt, **options)
+        sending = _Sending(messages(pieces(audio), asked), realtime)
+        call = self._stub().StreamingRecognize(sending, metadata=asked.affinity)
         try:
             for response in call:
                 if (found := event(response)) is not None:
