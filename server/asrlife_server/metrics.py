@@ -62,7 +62,7 @@ _HISTOGRAMS: Final[dict[Row, tuple[str, str, frozenset[str], tuple[float, ...]]]
     "real_time_factor": ("Time in models per s of audio, of each stream that has ended.", "work", PARTS, _FACTORS),
     "batch_size": ("Jobs that ran together.", "work", WORK, _SIZES),
     "batch_wait_seconds": ("From a job's submission to its start (s).", "work", WORK, _SECONDS),
-    "adaptation_drift": ("Distance of adapted weights to the source, where a method tells it.", "", frozenset(), _DISTANCES),
+    "adaptation_drift": ("Distance of adapted weights to the source, after each step.", "", frozenset(), _DISTANCES),
     "event_loop_lag_seconds": ("How much later than asked the event loop wakes (s).", "", frozenset(), _SECONDS),
 }  # fmt: skip
 

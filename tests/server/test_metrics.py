@@ -165,7 +165,7 @@ async def test_skips_and_resets_are_counted_by_reason(serving, noise):
     found = {name: value for name, value in (await counted(loopback)).items() if name.startswith("adaptation")}
     assert found == {
         "adaptation_skips_total{reason=frozen}": 1, "adaptation_skips_total{reason=no speech}": 1,
-        "adaptation_resets_total{reason=requested}": 1, "adaptation_steps_total": 2,
+        "adaptation_resets_total{reason=requested}": 1, "adaptation_steps_total": 2, "adaptation_drift_count": 1,
     }  # fmt: skip
 
 
