@@ -149,8 +149,8 @@ class Web(Settings):
 class Batching(Settings):
     """How many utterances of different streams go through the model in one call, finals, interim results and adaptation each by themselves.
 
-    None is what pays on the model's device: 1 on a CPU, where a batch takes as long as its utterances do, and every stream then gets to
-    the last bit what it would get alone; 16 elsewhere. A call that could take more waits up to `wait_ms` for them.
+    None is what pays on the model's device: 1 on a CPU, where a batch takes about as long as its utterances do, and every utterance
+    then gets to the last bit what it would get alone; 16 elsewhere. A call that could take more waits up to `wait_ms` for them.
     """
 
     recognitions: int | None = Field(default=None, ge=1, le=1024)

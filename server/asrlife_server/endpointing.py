@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,8 +53,18 @@ class Endpointer(Protocol):
     def open(self) -> Segment | None:
         """The utterance under way."""
 
+    @property
+    def judge(self) -> Judge | None:
+        """Who judges the windows; None where nobody has to."""
+
+    def take(self, samples: np.ndarray) -> list[np.ndarray]:
+        """Take samples at the stream's rate; the windows that are to be judged now."""
+
+    def judged(self, speech: Sequence[float]) -> list[Happening]:
+        """What began and ended, by the probability of speech in each of those windows."""
+
     def feed(self, samples: np.ndarray) -> list[Happening]:
-        """Take samples at the stream's rate and say what began and ended in them."""
+        """Take samples, judge them, and say what began and ended in them."""
 
     def flush(self) -> list[Segment]:
         """End the utterance under way here."""
@@ -65,16 +75,19 @@ class Tape:
 
     def __init__(self) -> None:
         self.start = 0
-        self._samples = np.zeros(0, np.float32)
-
-    @property
-    def end(self) -> int:
-        """One past the last sample."""
-        return self.start + len(self._samples)
+        self.end = 0  # one past the last sample
+        self._pieces: list[np.ndarray] = []
 
     def append(self, samples: np.ndarray) -> None:
         """Add samples at the end."""
-        self._samples = np.concatenate([self._samples, samples])
+        self._pieces.append(samples)
+        self.end += len(samples)
+
+    @property
+    def _samples(self) -> np.ndarray:
+        if len(self._pieces) != 1:  # joined when they are looked at: a long utterance is not copied for every chunk of it
+            self._pieces = [np.concatenate(self._pieces)] if self._pieces else [np.zeros(0, np.float32)]
+        return self._pieces[0]
 
     def cut(self, start: int, end: int, forced: bool = False) -> Segment:
         """Copy [start, end) and forget all before `end`."""
@@ -88,8 +101,8 @@ class Tape:
 
     def forget(self, before: int) -> None:
         """Drop what came before sample `before`."""
-        self._samples = self._samples[max(0, before - self.start) :]
-        self.start = max(self.start, before)
+        self._pieces = [self._samples[max(0, before - self.start) :]]
+        self.start = self.end - len(self._pieces[0])
 
 
 class External:
@@ -109,9 +122,23 @@ class External:
         """Everything since the last end."""
         return self._tape.copy(self._tape.start, self._tape.end) if self._tape.end > self._tape.start else None
 
-    def feed(self, samples: np.ndarray) -> list[Happening]:
-        """Take samples; an utterance that has grown too long comes back cut."""
+    @property
+    def judge(self) -> None:
+        """Nobody."""
+        return None
+
+    def take(self, samples: np.ndarray) -> list[np.ndarray]:
+        """Take samples."""
         self._tape.append(samples)
+        return []
+
+    def feed(self, samples: np.ndarray) -> list[Happening]:
+        """Take samples and say what is cut."""
+        self.take(samples)
+        return self.judged([])
+
+    def judged(self, speech: Sequence[float]) -> list[Happening]:
+        """An utterance that has grown too long comes back cut."""
         cuts: list[Happening] = []
         while self._tape.end - self._tape.start > self._longest:
             cuts.append(self._tape.cut(self._tape.start, self._tape.start + self._longest, forced=True))
@@ -142,7 +169,8 @@ class Listening:
     """
 
     def __init__(self, judge: Judge, rate: int, rules: Rules) -> None:
-        self._judge = judge
+        self.judge: Judge | None = judge
+        self._ear = judge
         self._rate = rate
         self._rules = rules
         self._resampler = Resampler(rate)
@@ -165,15 +193,21 @@ class Listening:
         """From the pre-roll to the newest sample, while somebody speaks."""
         return None if self._began is None else self._tape.copy(self._began, self._tape.end)
 
-    def feed(self, samples: np.ndarray) -> list[Happening]:
-        """Judge every window that is whole now."""
+    def take(self, samples: np.ndarray) -> list[np.ndarray]:
+        """Take samples; every window that is whole now."""
         self._tape.append(samples)
         self._waiting = np.concatenate([self._waiting, self._resampler.feed(samples)])
-        events: list[Happening] = []
-        while len(self._waiting) >= WINDOW:
-            window, self._waiting = self._waiting[:WINDOW], self._waiting[WINDOW:]
-            events += self._turn(self._judge(window))
-        return events
+        whole = len(self._waiting) // WINDOW * WINDOW
+        windows, self._waiting = self._waiting[:whole].reshape(-1, WINDOW), self._waiting[whole:]
+        return list(windows)
+
+    def judged(self, speech: Sequence[float]) -> list[Happening]:
+        """What began and ended in the windows."""
+        return [event for probability in speech for event in self._turn(probability)]
+
+    def feed(self, samples: np.ndarray) -> list[Happening]:
+        """Judge every window that is whole now."""
+        return self.judged([self._ear(window) for window in self.take(samples)])
 
     def flush(self) -> list[Segment]:
         """End the utterance at the newest sample; nothing where nobody speaks."""
@@ -226,34 +260,3 @@ class Listening:
     @staticmethod
     def _milliseconds(windows: int) -> float:
         return windows * WINDOW * 1000 / LISTENING_RATE
-
-
-class Silero:
-    """silero-vad with the model of its wheel (MIT); the network is shared, every `ear` has a memory of its own."""
-
-    def __init__(self) -> None:
-        import torch
-        from silero_vad import load_silero_vad
-
-        self._network = load_silero_vad()._model  # the stateless 16 kHz network inside the wrapper, whose one memory streams would share
-        self._context = int(self._network.context_size_samples)
-        self._torch = torch
-        warm = self.ear()
-        for _ in range(3):  # the JIT compiles on its first calls
-            warm(np.zeros(WINDOW, np.float32))
-
-    def ear(self) -> Judge:
-        """A judge of windows (512,) for one stream."""
-        torch = self._torch
-        context = torch.zeros(1, self._context)
-        memory = torch.zeros(2, 1, 128)
-
-        def judge(window: np.ndarray) -> float:
-            nonlocal context, memory
-            with torch.no_grad():
-                heard = torch.cat([context, torch.from_numpy(window).reshape(1, WINDOW)], 1)
-                speech, memory = self._network(heard, memory)
-            context = heard[:, -self._context :]
-            return float(speech)
-
-        return judge

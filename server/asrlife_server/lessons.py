@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from asrlife.data.utterance import Utterance
 from asrlife.errors import InputError
 from asrlife.methods.online.method import Event
+from asrlife.methods.online.restore import drift
+from asrlife_server import oddities
 from asrlife_server.jobs import Task
+from asrlife_server.opening import Opening
 from asrlife_server.work import Spoken, Step
 
 
@@ -24,7 +28,7 @@ class Lesson:
     state: Any
     unfit: Callable[[Spoken], str]
     heard: Callable[[Spoken], Utterance]
-    bounded: Callable[[Step], Step]
+    bounded: Callable[[Any, Step], Step]
 
     def passed(self, reason: str) -> Step:
         """What stands in for a step that is not taken."""
@@ -65,7 +69,7 @@ def _steps(method: Any, model: Any, lessons: Sequence[Lesson]) -> list[Step]:
         if len(lessons) > 1:
             raise  # somebody's, and the engine finds out whose
         return [lessons[0].passed(str(error))]
-    return [lesson.bounded(Step(lesson.spoken, *step)) for lesson, step in zip(lessons, found, strict=True)]
+    return [lesson.bounded(lesson.state, Step(lesson.spoken, *step)) for lesson, step in zip(lessons, found, strict=True)]
 
 
 def _taken(method: Any, model: Any, states: Sequence[Any], utterances: Sequence[Utterance]) -> Sequence[Any]:
@@ -73,3 +77,25 @@ def _taken(method: Any, model: Any, states: Sequence[Any], utterances: Sequence[
         return [method.step(model, states[0], utterances[0])]
     found: Sequence[Any] = method.together(model, states, utterances)
     return found
+
+
+def unfit(opening: Opening, spoken: Spoken) -> str:
+    """Why an utterance teaches nothing, "" where it may."""
+    if not spoken.segment.samples.any():
+        return "no speech"
+    if (odd := oddities.unfit(spoken.segment, opening.rate)) is not None:
+        return odd
+    length = (spoken.segment.end - spoken.segment.start) * 1000 / opening.rate
+    return "too short" if length < opening.config.adaptation.min_speech_ms else ""
+
+
+def bounded(source: Any, cap: float | None, before: Any, step: Step) -> Step:
+    """A step with its distance to `source`; beyond `cap` it is not taken: the last good state stays, and the unadapted text stands."""
+    if step.state is before:
+        return step
+    distance = drift(step.state, source)
+    if cap is None or distance <= cap:
+        return replace(step, drift=distance if math.isfinite(distance) else None)
+    detail: dict[str, float | int | str] = {"reason": "drift", "drift": distance if math.isfinite(distance) else -1.0, "cap": cap}
+    skipped = Event("skipped", {"reason": "drift"})  # what every utterance without a refinement has
+    return Step(step.spoken, None, before, (skipped, Event("reset", detail)))

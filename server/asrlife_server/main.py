@@ -16,7 +16,7 @@ from asrlife.v1 import asrlife_pb2_grpc
 from asrlife_server import logs, riva
 from asrlife_server.certificates import credentials
 from asrlife_server.config import ServerConfig
-from asrlife_server.endpointing import Silero
+from asrlife_server.ears import Silero
 from asrlife_server.engine import Engine
 from asrlife_server.opening import Make
 from asrlife_server.operations import Operations

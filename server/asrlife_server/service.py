@@ -26,9 +26,9 @@ from asrlife_server.session import Session
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.kept import Kept, asked
 from asrlife_server.state.rpcs import StateRpcs
-from asrlife_server.stream import Requests, Stream, Write, awaited
+from asrlife_server.stream import Stream, Write
 from asrlife_server.tenancy import Tenancy
-from asrlife_server.waiting import within
+from asrlife_server.waiting import Requests, awaited, within
 from asrlife_server.watching import current
 
 NAME: str = pb.DESCRIPTOR.services_by_name["SpeechAdapt"].full_name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,17 +12,18 @@ import numpy as np
 from asrlife.audio.waveform import Waveform
 from asrlife.data.utterance import Utterance
 from asrlife.methods.online.method import Event
-from asrlife.methods.online.restore import drift
 from asrlife.text.hypothesis import Hypothesis
 from asrlife.v1 import asrlife_pb2 as pb
-from asrlife_server import lessons, oddities, wire
+from asrlife_server import ears, hearing, lessons, oddities, wire
 from asrlife_server.agreement import Agreement
 from asrlife_server.cursors import Cursors
-from asrlife_server.endpointing import Began, Endpointer, Happening, Paused
+from asrlife_server.endpointing import Began, Endpointer, Happening, Judge, Paused
 from asrlife_server.jobs import Task
 from asrlife_server.lessons import Lesson
 from asrlife_server.opening import Opening
 from asrlife_server.patience import Patience
+from asrlife_server.refusal import Refusal
+from asrlife_server.sound import Raw
 from asrlife_server.work import Command, Heard, Messages, Spoken, Step, Totals
 
 _NOT_KEPT = frozenset({"slow_committed", "reset"})  # events that say nothing of a stream which keeps nothing
@@ -64,6 +64,11 @@ class Session:
         """Whether finals are refined."""
         return bool(self.opening.config.adaptation.method != "none")
 
+    @property
+    def deaf(self) -> bool:
+        """Whether sound is only put away as it comes: the client says where utterances end, and nothing is compressed."""
+        return self.opening.external and isinstance(self._decoder, Raw)
+
     def adopt(self, state: Any, version: int, begun: int) -> None:
         """Start from a state that was kept, in a session that has begun so many utterances."""
         self.state, self.version = state, version
@@ -71,9 +76,29 @@ class Session:
 
     def hear(self, audio: pb.Audio) -> Heard:
         """Take a chunk of sound."""
-        messages = self._gap(audio)
-        heard = self._feed(self._decoder.decode(audio.content))
-        return Heard(messages + heard.messages, heard.work, heard.over)
+        found = hearing.task(self, audio).alone(self._model)
+        if isinstance(found, Refusal):
+            raise found
+        return found
+
+    def taken(self, audio: pb.Audio) -> tuple[Messages, list[np.ndarray]]:
+        """Put a chunk away: what is odd about it, and the windows that are to be judged."""
+        return self._gap(audio), self._put(self._decoder.decode(audio.content))
+
+    def judged(self, speech: Sequence[float]) -> Heard:
+        """What the sound put away led to, by the probability of speech in each window."""
+        happened = self._endpointer.judged(speech)
+        heard = self._sorted(happened)
+        heard.work += self._interim(any(isinstance(event, Paused) for event in happened))
+        if self._cursors.due:
+            heard.messages += self.cursors()
+        self._lose_patience(heard)
+        return heard
+
+    @property
+    def judge(self) -> Judge | None:
+        """Who judges the windows."""
+        return self._endpointer.judge
 
     def silence(self, milliseconds: int) -> Heard:
         """Take silence that the client did not send sample by sample."""
@@ -103,7 +128,8 @@ class Session:
 
     def lesson(self, spoken: Spoken) -> Lesson:
         """An utterance to adapt to; digital silence teaches nothing, and neither does what the method cannot take."""
-        return Lesson(spoken, self.state, self._unfit, self._utterance, self._bounded)
+        bounded = partial(lessons.bounded, self._source, self.drift_cap)
+        return Lesson(spoken, self.state, partial(lessons.unfit, self.opening), self._utterance, bounded)
 
     def learning(self, lesson: Lesson) -> Task[Step]:
         """To adapt to an utterance."""
@@ -193,16 +219,14 @@ class Session:
             return []
         return [wire.warning("DATA_LOSS", "audio.sequence", f"chunk {expected} was expected, {audio.sequence} came")]
 
-    def _feed(self, samples: np.ndarray) -> Heard:
+    def _put(self, samples: np.ndarray) -> list[np.ndarray]:
         self._cursors.received += len(samples)
         self.totals.audio = self._cursors.received / self.opening.rate
-        happened = self._endpointer.feed(samples)
-        heard = self._sorted(happened)
-        heard.work += self._interim(any(isinstance(event, Paused) for event in happened))
-        if self._cursors.due:
-            heard.messages += self.cursors()
-        self._lose_patience(heard)
-        return heard
+        return self._endpointer.take(samples)
+
+    def _feed(self, samples: np.ndarray) -> Heard:
+        windows = self._put(samples)
+        return self.judged(ears.judged([self.judge], [windows])[0])
 
     def _lose_patience(self, heard: Heard) -> None:
         at = self._patience.expired(self._cursors.received, self._endpointer.begun is not None)
@@ -249,26 +273,6 @@ class Session:
 
     def _waveform(self, spoken: Spoken) -> Waveform:
         return Waveform(spoken.segment.samples, self.opening.rate).resampled(16_000)
-
-    def _unfit(self, spoken: Spoken) -> str:
-        """Why an utterance teaches nothing, "" where it may."""
-        if not spoken.segment.samples.any():
-            return "no speech"
-        if (odd := oddities.unfit(spoken.segment, self.opening.rate)) is not None:
-            return odd
-        length = (spoken.segment.end - spoken.segment.start) * 1000 / self.opening.rate
-        return "too short" if length < self.opening.config.adaptation.min_speech_ms else ""
-
-    def _bounded(self, step: Step) -> Step:
-        """A step that leads too far from the base is not taken: the last good state stays, and the unadapted text stands."""
-        if step.state is self.state:
-            return step
-        distance = drift(step.state, self._source)
-        if self.drift_cap is None or distance <= self.drift_cap:
-            return replace(step, drift=distance if math.isfinite(distance) else None)
-        detail: Mapping[str, Any] = {"reason": "drift", "drift": distance if math.isfinite(distance) else -1.0, "cap": self.drift_cap}
-        skipped = Event("skipped", {"reason": "drift"})  # what every utterance without a refinement has
-        return Step(step.spoken, None, self.state, (skipped, Event("reset", detail)))
 
     def _answers(self, step: Step, stepped: Mapping[str, Any]) -> Messages:
         waiting = self._waiting.pop(step.spoken.index, None)

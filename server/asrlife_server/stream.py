@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from google.protobuf.message import DecodeError
-
 from asrlife.text.hypothesis import Hypothesis
 from asrlife.v1 import asrlife_pb2 as pb
+from asrlife_server import hearing
 from asrlife_server.config import Limits, Timeouts
 from asrlife_server.engine import Engine, Late, Priority
 from asrlife_server.fields import check
@@ -20,29 +19,17 @@ from asrlife_server.lessons import Lesson
 from asrlife_server.longest import Longest
 from asrlife_server.outbox import Outbox
 from asrlife_server.pace import Pace
-from asrlife_server.refusal import Refusal, illegible, invalid
+from asrlife_server.refusal import Refusal, invalid
 from asrlife_server.session import Session
 from asrlife_server.state.kept import Kept
-from asrlife_server.waiting import within
+from asrlife_server.waiting import Requests, awaited
 from asrlife_server.work import Command, Heard, Spoken, Step
 
 _log = logging.getLogger("asrlife.server")
+_MOMENT = 16_384  # bytes that take some 50 us to put away
 _LINGER = 1.0  # s for the last responses of a stream that failed
 T = TypeVar("T")
-Requests = AsyncIterator[pb.StreamingRequest]
 Write = Callable[[pb.StreamingResponse], Awaitable[None]]
-
-
-async def awaited(requests: Requests, seconds: float, what: str) -> pb.StreamingRequest | None:
-    """The next request, None at the end; refused when it takes longer than `seconds`, or is none."""
-    try:
-        return await within(anext(requests), seconds)
-    except StopAsyncIteration:
-        return None
-    except DecodeError:
-        raise illegible("StreamingRequest") from None
-    except (asyncio.TimeoutError, TimeoutError):
-        raise Refusal("DEADLINE_EXCEEDED", f"no {what} for {seconds:g} s; send KEEPALIVE while there is nothing to say") from None
 
 
 class Stream:
@@ -172,7 +159,7 @@ class Stream:
         kind = request.WhichOneof("request")
         if kind == "audio":
             self._check_size("audio.content", len(request.audio.content), self._limits.chunk_bytes, "bytes")
-            await self._hear(await self._listen(partial(self.session.hear, request.audio)))
+            await self._hear(await self._heard(request.audio))
         elif kind == "silence":
             self._check_size("silence.duration_ms", request.silence.duration_ms, self._limits.silence_ms, "ms")
             await self._hear(await self._listen(partial(self.session.silence, request.silence.duration_ms)))
@@ -196,12 +183,20 @@ class Stream:
         if size > limit:
             raise Refusal("RESOURCE_EXHAUSTED", f"{field}: {size} {unit} are above the limit of {limit} {unit}; send smaller pieces")
 
+    async def _heard(self, audio: pb.Audio) -> Heard:
+        if self.session.deaf and len(audio.content) <= _MOMENT:
+            return self.session.hear(audio)  # sooner done than handed over to another thread
+        heard = self._charged(await self._engine.run(Priority.HEAR, hearing.task(self.session, audio), self._owner))
+        if isinstance(heard, Refusal):
+            raise heard
+        return heard
+
     async def _listen(self, call: Any) -> Heard:
         heard: Heard = self._charged(await self._engine.run(Priority.HEAR, call, self._owner))
-        self._pace.sent(self.session.totals.audio)
         return heard
 
     async def _hear(self, heard: Heard) -> None:
+        self._pace.sent(self.session.totals.audio)
         for message in heard.messages:
             self._out.put(message)
         for work in heard.work:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
+from google.protobuf.message import DecodeError
+
+from asrlife.v1 import asrlife_pb2 as pb
+from asrlife_server.refusal import Refusal, illegible
+
 T = TypeVar("T")
+Requests = AsyncIterator[pb.StreamingRequest]
 
 
 async def within(coming: Awaitable[T], seconds: float) -> T:
@@ -23,3 +29,15 @@ async def within(coming: Awaitable[T], seconds: float) -> T:
         return task.result()
     finally:
         task.cancel()
+
+
+async def awaited(requests: Requests, seconds: float, what: str) -> pb.StreamingRequest | None:
+    """The next request, None at the end; refused when it takes longer than `seconds`, or is none."""
+    try:
+        return await within(anext(requests), seconds)
+    except StopAsyncIteration:
+        return None
+    except DecodeError:
+        raise illegible("StreamingRequest") from None
+    except (asyncio.TimeoutError, TimeoutError):
+        raise Refusal("DEADLINE_EXCEEDED", f"no {what} for {seconds:g} s; send KEEPALIVE while there is nothing to say") from None

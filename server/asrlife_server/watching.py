@@ -18,8 +18,9 @@ from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.metrics import Observe, Row
 from asrlife_server.refusal import Refusal
 from asrlife_server.session import Session
-from asrlife_server.stream import Requests, Write
+from asrlife_server.stream import Write
 from asrlife_server.tracing import NOT_TRACED, Trace
+from asrlife_server.waiting import Requests
 
 _STREAMS = ("StreamingRecognize", "Recognize")
 _NOT_OURS = "/grpc."  # health and reflection

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from asrlife_server.refusal import Refusal
 from asrlife_server.turns import Turns
 
 Tell = Callable[[int, Sequence[Job[Any]]], None]  # the jobs of a call that begins, and their kind
-_NICE = 10  # of 19: a tenth of a processor that others want as well
 _log = logging.getLogger("asrlife.server")
 
 
@@ -23,15 +20,13 @@ _log = logging.getLogger("asrlife.server")
 class Rules:
     """A call takes up to `most` jobs of one key; one that could take more waits up to `wait` s for them.
 
-    `limit` bounds the jobs that wait; `threads` is torch's number of threads inside a call. Who is `patient` lets the others have the
-    processor first, where the system can.
+    `limit` bounds the jobs that wait; `threads` is torch's number of threads inside a call.
     """
 
     most: int = 1
     wait: float = 0.0
     limit: int = 4096
     threads: int = 1
-    patient: bool = False
 
 
 class Worker:
@@ -78,8 +73,6 @@ class Worker:
         import torch
 
         torch.set_num_threads(self._rules.threads)  # counts per thread
-        if self._rules.patient and sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # there a thread has a priority of its own
         model = self._model.twin()
         while jobs := self._next():
             try:

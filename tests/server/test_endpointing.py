@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asrlife.audio.speak import speak
 from asrlife.audio.waveform import Waveform
-from asrlife_server.endpointing import Began, External, Listening, Rules, Segment, Silero
+from asrlife_server.ears import Silero, judged
+from asrlife_server.endpointing import Began, External, Listening, Rules, Segment
 from asrlife_server.sound import Resampler, float32, pcm16
 
 RULES = Rules(start_ms=64, stop_ms=320, longest_ms=3000, threshold=0.5, pre_roll_ms=100, post_roll_ms=96)
@@ -113,3 +115,17 @@ def test_ears_share_a_network_but_no_memory():
     third = silero.ear()
     mixed = [(second(window), third(windows[0])) for window in windows]
     assert [speech for speech, _ in mixed] == alone
+
+
+def test_ears_that_listen_together_hear_what_they_would_alone():
+    silero, rng = Silero(), np.random.default_rng(0)
+    spoken = speak("turn on the kitchen light").resampled(16_000).samples
+    streams = [np.roll(spoken, 999 * row) + 0.01 * rng.standard_normal(len(spoken)).astype(np.float32) for row in range(4)]
+    windows = [list(samples[: 512 * (20 + row)].reshape(-1, 512)) for row, samples in enumerate(streams)]
+    alone = [[ear(window) for window in own] for ear, own in zip([silero.ear() for _ in windows], windows, strict=True)]
+    ears = [*(silero.ear() for _ in windows), lambda window: 0.25, None]
+    found = judged(ears, [*windows, windows[0][:2], []])
+    assert found[4:] == [[0.25, 0.25], []]
+    for there, here in zip(found[:4], alone, strict=True):
+        assert there == pytest.approx(here, abs=1e-5)
+    assert max(map(max, alone)) > 0.9

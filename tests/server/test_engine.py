@@ -95,13 +95,21 @@ def test_a_step_that_runs_holds_up_neither_finals_nor_ears(held):
     go_on.set()
 
 
-@pytest.mark.parametrize("kind", [Priority.HEAR, Priority.FINAL, Priority.INTERIM, Priority.ADAPT])
+@pytest.mark.parametrize("kind", [Priority.FINAL, Priority.INTERIM, Priority.ADAPT])
 def test_a_stream_waits_one_turn_whatever_another_has_waiting(held, kind):
     one = held()
     flood = [one.number(kind, index, stream="flood") for index in range(100)]
     calm = one.number(kind, 1000, stream="calm")
     assert ended(one, calm, flood[-1]) == [2000, 198]
     assert one.model.calls[:3] == [[0], [1000], [1]]
+
+
+def test_ears_listen_to_one_chunk_of_each_stream_at_a_time(held):
+    one = held()
+    flood = [one.number(Priority.HEAR, index, stream="flood") for index in range(100)]
+    calm = one.number(Priority.HEAR, 1000, stream="calm")
+    assert ended(one, calm, flood[-1]) == [2000, 198]
+    assert one.model.calls[:2] == [[0, 1000], [1]]
 
 
 def test_a_tenant_waits_one_turn_however_many_streams_another_has(held):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import numpy as np
 import pytest
 
 from asrlife.v1 import asrlife_pb2 as pb
@@ -162,3 +163,24 @@ async def test_row_21_a_worker_that_dies_ends_its_streams_and_another_takes_its_
         other = await loopback.opened()
         await said(other, noise(1, 1600))
         assert (await other.next("adaptation_event")).kind == ADAPTATION.STEPPED
+
+
+async def test_a_chunk_that_is_refused_is_refused_alone_and_no_chunk_is_heard_twice(serving, asked):
+    loopback = await serving()
+    loopback.server.service._ear = lambda: lambda window: 1.0
+    begun, go_on = threading.Event(), threading.Event()
+    server = {"endpointing": pb.Endpointing(mode=pb.Endpointing.SERVER), "encoding": pb.FLOAT32}
+    talks = [await loopback.opened(**server) for _ in range(4)]
+    loopback.server.engine.submit(Priority.HEAR, lambda: (begun.set(), go_on.wait(60)))
+    assert await asyncio.to_thread(begun.wait, 20)
+    for index, talk in enumerate(talks):
+        samples = np.full(8000, np.nan if index == 2 else 0.1, "<f4")
+        await talk.send(audio=pb.Audio(content=samples.tobytes()))
+    while len(loopback.server.engine._workers[Priority.HEAR]._queues[Priority.HEAR]) < 4:
+        await asyncio.sleep(0.01)
+    go_on.set()
+    for index in (0, 1, 3):
+        await talks[index].send(control=pb.FINISH)
+        assert (await talks[index].next("closed")).audio.ToMilliseconds() == 500
+    await talks[2].rest()
+    assert (await talks[2].ended())[0] == "INVALID_ARGUMENT"

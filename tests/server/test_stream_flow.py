@@ -201,7 +201,7 @@ async def test_a_gap_in_the_sequence_and_half_a_sample_are_said(serving):
 
 async def test_a_blocked_engine_lets_a_client_push_little(serving, noise):
     loopback = await serving()
-    talk = await loopback.opened()
+    talk = await loopback.opened(endpointing=pb.Endpointing(mode=pb.Endpointing.SERVER))
     go_on = threading.Event()
     blocked = asyncio.create_task(loopback.server.engine.run(0, lambda: go_on.wait(60)))
     await asyncio.sleep(0.05)

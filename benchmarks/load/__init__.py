@@ -1,0 +1,1 @@
+"""Streams at the pace of speech, and the servers that they load."""
