@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from typing import Any
 
@@ -27,6 +28,7 @@ from asrlife_server.state.stores import check
 from asrlife_server.tenancy import Gate, Tenancy
 from asrlife_server.web.site import Site, settings_of
 
+_KERNELS = "64"
 _FAREWELL = 2.0  # s in which last messages may leave
 _ALL = ""  # what health calls the whole server
 
@@ -103,6 +105,8 @@ def serve(config: ServerConfig) -> None:
 
 
 async def _serve(config: ServerConfig) -> None:
+    # oneDNN keeps 1024 kernels, one for each length of utterance: some 150 MB that come with the first hundreds of streams
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)
     server = Server(config)
     await server.start()
     stopping = asyncio.Event()
