@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -16,19 +16,33 @@ Requests = AsyncIterator[pb.StreamingRequest]
 
 
 async def within(coming: Awaitable[T], seconds: float) -> T:
-    """What `coming` gives; raises asyncio.TimeoutError when it takes longer than `seconds`.
+    """What `coming` gives; cancels it and raises asyncio.TimeoutError when it takes longer than `seconds`.
 
     Until Python 3.12, asyncio.wait_for drops a cancellation that arrives together with the result (python/cpython#86296): a stream that
-    was ended went on reading from a client that never pauses.
+    was ended went on reading from a client that never pauses. This one makes no task either, which a chunk of sound would pay for.
     """
-    task = asyncio.ensure_future(coming)
+    waiting, late = asyncio.current_task(), False
+    assert waiting is not None
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        waiting.cancel()
+
+    timer = asyncio.get_running_loop().call_later(seconds, expire)
     try:
-        await asyncio.wait([task], timeout=seconds)
-        if not task.done():
-            raise asyncio.TimeoutError
-        return task.result()
+        return await coming
+    except asyncio.CancelledError:
+        if not late or _wanted_elsewhere(waiting):
+            raise
+        raise asyncio.TimeoutError from None
     finally:
-        task.cancel()
+        timer.cancel()
+
+
+def _wanted_elsewhere(task: asyncio.Task[Any]) -> bool:
+    """Whether somebody else has cancelled the task as well; Python 3.10 cannot tell."""
+    return hasattr(task, "uncancel") and task.uncancel() > 0
 
 
 async def awaited(requests: Requests, seconds: float, what: str) -> pb.StreamingRequest | None:

@@ -81,7 +81,8 @@ class Call:
             self._heard.append((audio, self._arrived))
             if len(self._heard) > 2 * _MARKS:
                 del self._heard[:_MARKS]
-        self._charge()
+        if audio >= self._charged["audio"] + 1.0:
+            self._charge()
 
     def refuse(self, refusal: Refusal) -> None:
         """It ends with this."""
