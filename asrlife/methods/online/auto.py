@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,30 +99,43 @@ class Auto(Descent):
 
     def _placed(self, model: Recogniser, one: Heard, own: Tensor) -> tuple[State, tuple[Event, ...]]:
         """The state in the sound of this utterance: the sound's own weights, or those at hand where they suit it better."""
-        state, before = one.state, Bank.of(one.state.record["bank"])
-        floor = noise_floor(one.waveform)
+        before, floor = Bank.of(one.state.record["bank"]), noise_floor(one.waveform)
         bank = before.heard(floor, self.radius)
         if bank.evidence >= self.alarm:
-            bank, slot = bank.opened(floor, self.places)
-            state, reason = self._begun(model, state, before.now, slot, own, one.waveform), "new sound"
-        elif bank.now != before.now:
-            known = torch.stack([state["weights"], state[f"{bank.now}.weights"]])
-            here, there = self._losses(model, state.names, known, one.waveform).tolist()
-            returns = there <= here
-            left = _left(state, before.now, buffer=returns)
-            state, reason = _back(left, bank.now) if returns else _emptied(left, bank.now), "known sound"
+            (bank, state), reason = self._opened(model, one, own, before, bank, floor), "new sound"
+        elif before.places and bank.here.weights != before.here.weights:
+            (bank, state), reason = self._recalled(model, one, before, bank), "known sound"
         else:
+            return one.state.updated(bank=asdict(bank)), ()
+        if bank.here.weights == before.here.weights:
             return state.updated(bank=asdict(bank)), ()
         event = Event("retrieved", {"entry": bank.now, "reason": reason, "utterance": bank.clock})
-        return state.updated(bank=asdict(bank)), (event,)
+        return state.updated(bank=asdict(replace(bank, arrived=bank.clock))), (event,)
 
-    def _begun(self, model: Recogniser, state: State, here: int, there: int, own: Tensor, waveform: Waveform) -> State:
+    def _opened(self, model: Recogniser, one: Heard, own: Tensor, before: Bank, bank: Bank, floor: np.ndarray) -> tuple[Bank, State]:
         """A new place: what was learnt in another noise is surer in this one than the source, and yet learns worse from there."""
-        both = torch.stack([own, state["weights"]])
-        source, hand = confidence(self._heard(model, state.names, both, waveform)).tolist()
-        goes_on = hand >= self.carry * source
-        left = _emptied(_left(state, here, buffer=not goes_on), there)
-        return left if goes_on else left.updated({**fresh(own), "slope": None}, count=0, waiting=0)
+        both = torch.stack([own, one.state["weights"]])
+        source, hand = confidence(self._heard(model, one.state.names, both, one.waveform)).tolist()
+        if hand >= self.carry * source:
+            bank = bank.opened(floor, self.places, before.here.weights)
+            return bank, _tidied(one.state, bank)
+        bank = bank.opened(floor, self.places)
+        left = _tidied(_left(one.state, before.here.weights), bank)
+        return bank, left.updated({**fresh(own), "slope": None}, count=0, waiting=0)
+
+    def _recalled(self, model: Recogniser, one: Heard, before: Bank, bank: Bank) -> tuple[Bank, State]:
+        """In a sound met before: its own weights, even where others look surer.
+
+        Sounds that take turns too fast for a buffer to fill are states of one noise, and share the weights at hand if these suit both.
+        """
+        state, here, there = one.state, before.here.weights, bank.here.weights
+        if bank.clock - before.arrived <= self.buffer:
+            known = torch.stack([state["weights"], state[f"{there}.weights"]])
+            at_hand, kept = self._losses(model, state.names, known, one.waveform).tolist()
+            if at_hand < kept:
+                bank = bank.sharing(here)
+                return bank, _tidied(state, bank)
+        return bank, _back(_left(state, here), there)
 
     def _losses(self, model: Recogniser, names: tuple[str, ...], weights: Tensor, waveform: Waveform) -> Tensor:
         """The loss of one utterance under each of several weights (n, P), (n,)."""
@@ -183,26 +197,24 @@ class Auto(Descent):
         return state.updated({**adam.row(0), "slope": None}, count=adam.counts[0], waiting=0), (Event("slow_committed", detail),)
 
 
-def _left(state: State, here: int, buffer: bool) -> State:
-    """With a copy of what has been learnt put away in place `here`.
-
-    A buffer that has begun stays with the weights at which its gradients were taken: in the place (`buffer`), or at hand.
-    """
-    keys = _VECTORS if buffer else _VECTORS[:-1]
-    kept = {f"{here}.{key}": state.vectors.get(key) for key in keys}
-    counts = {f"{here}.count": state.record["count"], f"{here}.waiting": state.record["waiting"] if buffer else 0}
-    return state.updated(kept, **counts)
+def _left(state: State, here: int) -> State:
+    """With a copy of what has been learnt put away as number `here`, the buffer that has begun at these weights with it."""
+    kept = {f"{here}.{key}": state.vectors.get(key) for key in _VECTORS}
+    return state.updated(kept, **{f"{here}.{key}": state.record[key] for key in ("count", "waiting")})
 
 
 def _back(state: State, there: int) -> State:
-    """With what place `there` has kept at hand, and no longer in it."""
+    """With what has been put away as number `there` at hand, and no longer there."""
     taken = {key: state.vectors.get(f"{there}.{key}") for key in _VECTORS}
     counts = {key: state.record[f"{there}.{key}"] for key in ("count", "waiting")}
-    return _emptied(state, there).updated(taken, **counts)
+    return state.updated({**taken, **{f"{there}.{key}": None for key in _VECTORS}}, **counts)
 
 
-def _emptied(state: State, there: int) -> State:
-    return state.updated({f"{there}.{key}": None for key in _VECTORS})
+def _tidied(state: State, bank: Bank) -> State:
+    """Without weights whose places are gone, and those that have come to hand."""
+    kept = {str(place.weights) for place in bank.places if place.weights != bank.here.weights}
+    gone = [key for key in state.vectors if "." in key and key.partition(".")[0] not in kept]
+    return state.updated(dict.fromkeys(gone))
 
 
 def _elected(model: Recogniser, heeded: Heeded, believable: Mapping[str, Candidate]) -> dict[str, Candidate]:

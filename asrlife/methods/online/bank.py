@@ -15,7 +15,8 @@ _MEMORY = 50  # distances that an entry is judged by, and utterances that its ce
 class Place:
     """One sound: its noise floor in dB, how far its last utterances were from it (dB), how many there were and when the last.
 
-    `sureness` is how sure the recognisers have lately been in it.
+    `sureness` is how sure the recognisers have lately been in it, `weights` the number of what is learnt in it; places that are states
+    of one noise share that.
     """
 
     floor: tuple[float, ...]
@@ -23,6 +24,7 @@ class Place:
     heard: int = 1
     latest: int = 0
     sureness: tuple[float, ...] = ()
+    weights: int = 0
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Place:
@@ -49,6 +51,8 @@ class Place:
 class Bank:
     """The sounds met so far, which of them is heard now, and the evidence that it has become another.
 
+    `arrived` is the utterance at which the weights at hand came to hand.
+
     The evidence is a Shiryaev-Roberts e-detector (arXiv 2203.03532): R <- (R + 1) e with the e-value e = 1 / (2 sqrt(p)) of the
     conformal p-value, so that while nothing changes R reaches 1 / alpha once in 1 / alpha utterances or less often, whatever the
     distribution, however long one looks.
@@ -58,12 +62,13 @@ class Bank:
     now: int = 0
     evidence: float = 0.0
     clock: int = 0
+    arrived: int = 0
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Bank:
         """From `asdict`, or from what JSON made of it."""
         places = tuple(Place.of(place) for place in record["places"])
-        return cls(places, record["now"], record["evidence"], record["clock"])
+        return cls(places, record["now"], record["evidence"], record["clock"], record["arrived"])
 
     def nearest(self, floor: np.ndarray) -> tuple[int, float]:
         """The place whose floor is nearest, and how far it is in dB; there must be one."""
@@ -80,18 +85,25 @@ class Bank:
         place = self.places[best]
         value = 0.5 / place.rank(distance) ** 0.5
         evidence = (self.evidence + 1) * (value if distance > radius else min(1.0, value))
-        # what is farther than anything before must not pull the place towards it
+        # what is farther than anything before belongs to no place: it must not pull one towards it, nor call up what was learnt there
         strange = distance > radius and all(distance > known for known in place.distances)
         moved = self if strange else self._put(best, place.joined(floor, distance, clock))
-        return replace(moved, now=best, evidence=evidence, clock=clock)
+        return replace(moved, now=self.now if strange else best, evidence=evidence, clock=clock)
 
-    def opened(self, floor: np.ndarray, limit: int) -> tuple[Bank, int]:
-        """With a new place, in the slot of the one not heard for longest when there are `limit`; that slot."""
-        new = Place(tuple(floor.tolist()), latest=self.clock)
-        if len(self.places) < limit:
-            return replace(self, places=(*self.places, new), now=len(self.places), evidence=0.0), len(self.places)
-        slot = min(range(limit), key=lambda index: self.places[index].latest)
-        return replace(self._put(slot, new), now=slot, evidence=0.0), slot
+    def opened(self, floor: np.ndarray, limit: int, weights: int | None = None) -> Bank:
+        """With a new place, for the one not heard for longest when there are `limit`; it shares `weights` or has some of its own."""
+        kept = self.places
+        if len(kept) == limit:
+            oldest = min(range(limit), key=lambda index: kept[index].latest)
+            kept = (*kept[:oldest], *kept[oldest + 1 :])
+        used = {place.weights for place in kept}
+        own = next(number for number in range(limit) if number not in used) if weights is None else weights
+        new = Place(tuple(floor.tolist()), latest=self.clock, weights=own)
+        return replace(self, places=(*kept, new), now=len(kept), evidence=0.0)
+
+    def sharing(self, weights: int) -> Bank:
+        """With what is heard now learning together with the places that have these weights."""
+        return self._put(self.now, replace(self.here, weights=weights))
 
     @property
     def here(self) -> Place:

@@ -132,7 +132,7 @@ def test_drift_is_capped(ctc: Any, stream: Stream) -> None:
 
 
 def test_a_sound_that_comes_back_gets_its_own_weights_back(ctc: Any) -> None:
-    method = replace(QUICK, alarm=8.0, buffer=1)
+    method = replace(QUICK, alarm=8.0, buffer=1, carry=0.0)
     order = [0.0] * 12 + [1.0] * 12 + [0.0] * 2
     fold = run(method, ctc, [hissing(index, slope) for index, slope in enumerate(order)])
     found = [
@@ -147,12 +147,23 @@ def test_a_sound_that_comes_back_gets_its_own_weights_back(ctc: Any) -> None:
     assert len(Bank.of(fold.state.record["bank"]).places) == 2
 
 
-def test_a_new_sound_goes_on_from_weights_that_are_far_surer_than_the_source(ctc: Any) -> None:
+def test_another_state_of_one_noise_shares_its_weights(ctc: Any) -> None:
     method = replace(QUICK, alarm=8.0, buffer=1, carry=1e9)
-    fold = run(method, ctc, [hissing(index, slope) for index, slope in enumerate([0.0] * 12 + [1.0] * 8)])
-    opened = [index for index, (_, _, events) in enumerate(fold) if "retrieved" in kinds(events)]
-    assert len(opened) == 1
-    assert fold.state.record["count"] > 12  # of slow steps, those before among them
+    fold = run(method, ctc, [hissing(index, slope) for index, slope in enumerate(([0.0] * 12 + [1.0] * 8) * 2)])
+    assert not any("retrieved" in kinds(events) for _, _, events in fold)
+    bank = Bank.of(fold.state.record["bank"])
+    assert [place.weights for place in bank.places] == [0, 0]
+    assert fold.state.record["count"] > 32 and not any("." in name for name in fold.state.vectors)  # every utterance has taught it
+
+
+def test_weights_that_no_place_has_any_more_are_forgotten(ctc: Any) -> None:
+    method = replace(QUICK, alarm=8.0, buffer=1, carry=0.0, places=2)
+    fold = run(method, ctc, [hissing(index, slope) for index, slope in enumerate([0.0] * 12 + [1.0] * 12 + [-1.0] * 12)])
+    list(fold)
+    bank = Bank.of(fold.state.record["bank"])
+    assert len(bank.places) == 2 and {place.weights for place in bank.places} == {0, 1}
+    other = 1 - bank.here.weights
+    assert {name.partition(".")[0] for name in fold.state.vectors if "." in name} == {str(other)}
 
 
 def test_a_new_sound_starts_from_the_source(ctc: Any) -> None:
@@ -171,29 +182,46 @@ def test_a_new_sound_starts_from_the_source(ctc: Any) -> None:
     assert float(moved) <= method.lr * 1.001  # one step of Adam away
 
 
-def test_a_buffer_stays_with_the_weights_at_which_it_was_taken(ctc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Places that take turns do not keep a stream from learning."""
-    method = replace(QUICK, alarm=8.0, buffer=3)
+def two_sounds(method: Auto, ctc: Any) -> State:
+    """A state that has heard two sounds, each with weights of its own, and that is in the second."""
     state = method.start(ctc)
     for index, slope in enumerate([0.0] * 12 + [1.0] * 12):
         _, state, _ = method.step(ctc, state, hissing(index, slope))
-    assert len(Bank.of(state.record["bank"]).places) == 2
-    own = source(ctc.module, state.names)
-    for hand, at_hand in ((0.0, True), (2.0, False)):  # the weights at hand suit the other sound better, or worse
-        monkeypatch.setattr(Auto, "_losses", lambda *given, hand=hand: torch.tensor([hand, 1.0]))
-        begun = state.updated({"slope": torch.ones_like(own)}, waiting=2)
-        moved, events = method._placed(ctc, _heard(begun, hissing(40, 0.0)), own)
-        assert kinds(events) == ["retrieved"]
-        now = Bank.of(begun.record["bank"]).now
-        assert torch.equal(moved["weights"], begun["weights"]) is at_hand
-        assert (moved.record["waiting"] == 2 and torch.equal(moved["slope"], begun["slope"])) is at_hand
-        assert moved.record[f"{now}.waiting"] == (0 if at_hand else 2)
-        assert (f"{now}.slope" in moved.vectors) is not at_hand
-        assert not any(name.startswith(f"{1 - now}.") for name in moved.vectors)
+    assert {place.weights for place in Bank.of(state.record["bank"]).places} == {0, 1}
+    return state
+
+
+def test_a_buffer_stays_with_the_weights_at_which_it_was_taken(ctc: Any) -> None:
+    method = replace(QUICK, alarm=8.0, buffer=3, carry=0.0)
+    state, own = two_sounds(method, ctc), source(ctc.module, method.start(ctc).names)
+    begun = state.updated({"slope": torch.ones_like(own)}, waiting=2)
+    moved, events = method._placed(ctc, _heard(begun, hissing(40, 0.0)), own)
+    mine = Bank.of(begun.record["bank"]).here.weights
+    assert kinds(events) == ["retrieved"]
+    assert torch.equal(moved["weights"], begun[f"{1 - mine}.weights"]) and torch.equal(moved[f"{mine}.weights"], begun["weights"])
+    assert moved.record[f"{mine}.waiting"] == 2 and torch.equal(moved[f"{mine}.slope"], begun["slope"])
+    assert {name.partition(".")[0] for name in moved.vectors if "." in name} == {str(mine)}
+
+
+@pytest.mark.parametrize(("stay", "at_hand", "shared"), [(3, 0.0, True), (3, 2.0, False), (4, 0.0, False)])
+def test_sounds_that_take_turns_too_fast_to_learn_share_weights_that_suit_both(
+    ctc: Any, monkeypatch: pytest.MonkeyPatch, stay: int, at_hand: float, shared: bool
+) -> None:
+    method = replace(QUICK, alarm=8.0, buffer=3, carry=0.0)
+    state, own = two_sounds(method, ctc), source(ctc.module, method.start(ctc).names)
+    bank = Bank.of(state.record["bank"])
+    monkeypatch.setattr(Auto, "_losses", lambda *given: torch.tensor([at_hand, 1.0]))
+    begun = state.updated(bank=asdict(replace(bank, arrived=bank.clock + 1 - stay)))
+    moved, events = method._placed(ctc, _heard(begun, hissing(40, 0.0)), own)
+    mine = bank.here.weights
+    assert torch.equal(moved["weights"], state["weights"]) is shared
+    assert kinds(events) == ([] if shared else ["retrieved"])
+    assert [place.weights for place in Bank.of(moved.record["bank"]).places] == ([mine, mine] if shared else [1 - mine, mine])
+    assert {name.partition(".")[0] for name in moved.vectors if "." in name} == (set() if shared else {str(mine)})
 
 
 def test_weights_put_away_come_back_bit_for_bit(ctc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    method = replace(QUICK, alarm=8.0, buffer=1)
+    method = replace(QUICK, alarm=8.0, buffer=1, carry=0.0)
     # whichever weights are at hand, those of the sound suit it better
     monkeypatch.setattr(Auto, "_losses", lambda *given: torch.tensor([1.0, 0.0]))
     state, kept = method.start(ctc), None

@@ -46,8 +46,8 @@ def test_a_new_sound_is_noticed_within_a_few_utterances_and_an_old_one_found_at_
         bank, heard = bank.heard(sound(15.0, 500 + heard), 2.0), heard + 1
     assert calm < 20
     assert heard <= 6
-    bank, slot = bank.opened(sound(15.0, 600), 4)
-    assert (slot, bank.now, bank.evidence) == (1, 1, 0.0)
+    bank = bank.opened(sound(15.0, 600), 4)
+    assert (bank.here.weights, bank.now, bank.evidence) == (1, 1, 0.0)
     bank = after(bank, 15.0, 5, seed=2)
     assert bank.now == 1
     assert bank.heard(sound(0.0, 700), 2.0).now == 0
@@ -74,11 +74,18 @@ def test_within_the_radius_nothing_is_evidence() -> None:
 def test_the_longest_unheard_place_makes_room() -> None:
     bank = Bank()
     for level in (0.0, 20.0, 40.0):
-        bank = bank.heard(np.full(BANDS, level), 2.0) if not bank.places else bank.opened(np.full(BANDS, level), 2)[0]
+        bank = bank.heard(np.full(BANDS, level), 2.0) if not bank.places else bank.opened(np.full(BANDS, level), 2)
         bank = after(bank, level, 3)
     assert sorted(round(place.floor[0] / 20) for place in bank.places) == [1, 2]
 
 
 def test_through_json() -> None:
-    bank = after(Bank(), 0.0, 5).opened(np.full(BANDS, 9.0), 4)[0].judged((-0.1, -0.2, -0.3))
+    bank = after(Bank(), 0.0, 5).opened(np.full(BANDS, 9.0), 4).judged((-0.1, -0.2, -0.3))
     assert Bank.of(json.loads(json.dumps(asdict(bank)))) == bank
+
+
+def test_what_belongs_to_no_place_calls_nothing_up() -> None:
+    bank = after(after(Bank(), 0.0, 20).opened(np.full(BANDS, 20.0), 4), 20.0, 20)
+    between = bank.heard(np.full(BANDS, 8.0), 2.0)  # nearer to the first, and like neither
+    assert between.now == 1 and between.evidence > 0
+    assert bank.heard(np.full(BANDS, 0.5), 2.0).now == 0
