@@ -655,6 +655,7 @@ class Limits(_message.Message):
     pending_utterances: _builtins.int
     unread_responses: _builtins.int
     streams: _builtins.int
+    """at a time, of the caller's tenant"""
     unary_bytes: _builtins.int
     @_builtins.property
     def first_message_timeout(self) -> _duration_pb2.Duration: ...
@@ -696,7 +697,10 @@ class Alternative(_message.Message):
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     transcript: _builtins.str
     confidence: _builtins.float
-    """0..1: how likely the whole text is right where the model's card calibrates it, else the mean per step"""
+    """0..1: how likely the whole text is right where the model's card calibrates it, else the mean per step. The card's curve was fitted to
+    texts of the unadapted model and holds for those; of an adapted text it is the same curve, and tends to be too sure: adaptation by
+    entropy makes a model surer without being right more often. Compare adapted texts with each other.
+    """
     @_builtins.property
     def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___Word]:
         """when word_times or word_confidence ask for them"""
@@ -1070,6 +1074,9 @@ class Warning(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     code: _builtins.str
+    """DATA_LOSS, TRUNCATED_SAMPLE; of an utterance's sound SILENT, CLIPPED, OFFSET, MISREAD (nothing is learnt from these), QUIET, NARROWBAND;
+    of what is kept, see AdaptationEvent
+    """
     field: _builtins.str
     text: _builtins.str
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asrlife_server.refusal import Refusal
+from asrlife_server.refusal import Refusal, about
 from asrlife_server.session import Session
 
 
@@ -22,5 +22,5 @@ class Longest:
     def refusal(self, session: Session) -> Refusal:
         """Says where the stream is, so that another can go on from there."""
         place = f"session_id={session.name} final_ms={session.final_ms}"
-        text = f"audio: {session.totals.audio:g} s are above the limit of {self.seconds:g} s; {self.advice} ({place})"
-        return Refusal("OUT_OF_RANGE", text)
+        text = f"{session.totals.audio:g} s are above the limit of {self.seconds:g} s; {self.advice} ({place})"
+        return about("OUT_OF_RANGE", "audio", text)

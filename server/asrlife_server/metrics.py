@@ -27,8 +27,8 @@ CODES: Final = frozenset(
     "failed_precondition aborted out_of_range unimplemented internal unavailable data_loss unauthenticated".split()
 )
 SKIPS: Final = frozenset([
-    "no speech", "too short", "short", "silent", "clipped", "offset", "frozen", "drift", "diverged", "collapsed", "unsure", "confident",
-    "unheard", "budget", "out of memory", "failed",
+    "no speech", "too short", "short", "silent", "clipped", "offset", "misread", "frozen", "drift", "diverged", "collapsed", "unsure",
+    "confident", "unheard", "budget", "out of memory", "failed",
 ])  # fmt: skip
 RESETS: Final = frozenset(["requested", "drift", "oracle", "fixed", "shift", "collapsed", "low entropy"])
 WORK: Final = frozenset(["hear", "final", "interim", "adapt"])  # the engine's priorities

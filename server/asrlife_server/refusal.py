@@ -58,6 +58,11 @@ class Refusal(Exception):
         return ((_DETAILS, status.SerializeToString()),)
 
 
+def about(code: Code, field: str, message: str) -> Refusal:
+    """Refuse a call for what stands in a field of its request, by the field's path."""
+    return Refusal(code, f"{field}: {message}", field=field)
+
+
 def invalid(field: str, message: str, settles: bool = False) -> Refusal:
     """Refuse a field of a request by its path."""
     return Refusal("INVALID_ARGUMENT", f"{field}: {message}", field=field, settles=settles)

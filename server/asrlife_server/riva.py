@@ -72,6 +72,7 @@ class Riva:
 
     async def GetRivaSpeechRecognitionConfig(self, request: Any, context: Any) -> Any:
         """The model, once for streams and once for recordings, as Riva's clients look for it."""
+        await self._service.caller(context)
         model = self._model
         if request.model_name not in ("", model.name):
             text = f"model_name: {request.model_name[:80]!r} is not served; this server has {model.name!r}"

@@ -21,7 +21,7 @@ from asrlife_server.endpointing import Endpointer, External, Judge, Listening
 from asrlife_server.engine import Engine, Priority
 from asrlife_server.longest import Longest
 from asrlife_server.opening import ENCODINGS, Make, Opening, language, opened_with
-from asrlife_server.refusal import Refusal
+from asrlife_server.refusal import Refusal, about
 from asrlife_server.session import Session
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.kept import Kept, asked
@@ -48,6 +48,7 @@ class Service(StateRpcs):
         self.streams: dict[tuple[str, str], Stream] = {}  # by tenant and session
         self.admission = Admission(config.limits.streams, tenancy.streams)
         self._ear = ear
+        self._allowed = tenancy.streams
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def Recognize(self, request: pb.RecognizeRequest, context: Any) -> pb.RecognizeResponse:
@@ -83,16 +84,18 @@ class Service(StateRpcs):
         """See the protocol."""
         from asrlife.methods.online import METHODS
 
+        tenant = await self.caller(context)
         return pb.ServerInfo(
             version=asrlife.__version__,
             models=[self._described()],
             encodings=list(ENCODINGS),
             adaptation_methods=list(METHODS),
-            limits=wire.limits(self._config),
+            limits=wire.limits(self._config, self._allowed(tenant)),
         )
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         """See the protocol."""
+        await self.caller(context)
         return pb.ListModelsResponse(models=[self._described()])
 
     async def drain(self, grace: float) -> None:
@@ -116,7 +119,7 @@ class Service(StateRpcs):
             unary.check_episodic(session.state, session.opening.config.adaptation.method)
         async with self._registered(session, place, longest) as (stream, kept):
             current().opened(session)
-            await write(self._greeting(session))
+            await write(self._greeting(session, place.tenant))
             for message in kept.greeting() if kept else []:
                 await write(message)
             await stream.serve(requests, write)
@@ -146,7 +149,7 @@ class Service(StateRpcs):
         try:
             await within(older.gone.wait(), _PARTING)
         except (asyncio.TimeoutError, TimeoutError):
-            raise Refusal("ABORTED", "config.session_id: the older connection of this session does not end; try again") from None
+            raise about("ABORTED", "config.session_id", "the older connection of this session does not end; try again") from None
 
     async def _kept(self, session: Session, tenant: str) -> Kept | None:
         ask = asked(session, tenant, self._config.state.drift_cap)
@@ -162,7 +165,7 @@ class Service(StateRpcs):
         else:
             first = await self._exchanged(requests, place, place.full)
         if first is None:
-            raise Refusal("INVALID_ARGUMENT", "config: the stream ended before its first message, which must be `config`")
+            raise about("INVALID_ARGUMENT", "config", "the stream ended before its first message, which must be `config`")
         return (await self._engine.run(Priority.HEAR, lambda: self._begin(first))).value
 
     async def _exchanged(self, requests: Requests, place: Place, full: Refusal) -> pb.StreamingRequest:
@@ -181,7 +184,7 @@ class Service(StateRpcs):
         try:
             state = opening.method.start(self._model)
         except asrlife.InputError as error:
-            raise Refusal("INVALID_ARGUMENT", f"config.adaptation: {error}") from error
+            raise about("INVALID_ARGUMENT", "config.adaptation", str(error)) from error
         return Session(opening.config.session_id or uuid.uuid4().hex, opening, self._model, self._endpointer(opening), state)
 
     def _endpointer(self, opening: Opening) -> Endpointer:
@@ -189,9 +192,9 @@ class Service(StateRpcs):
             return External(opening.rules.longest_ms * opening.rate // 1000)
         return Listening(self._ear(), opening.rate, opening.rules)
 
-    def _greeting(self, session: Session) -> pb.StreamingResponse:
+    def _greeting(self, session: Session, tenant: str) -> pb.StreamingResponse:
         opened = pb.Opened(session_id=session.name, config=session.opening.config, base_hash=self._base, state_version=session.version)
-        opened.limits.CopyFrom(wire.limits(self._config))
+        opened.limits.CopyFrom(wire.limits(self._config, self._allowed(tenant)))
         return pb.StreamingResponse(opened=opened)
 
     def _described(self) -> pb.Model:

@@ -84,9 +84,12 @@ def alaw() -> Raw:
 def finite(samples: np.ndarray) -> np.ndarray:
     """The samples, refused where one is no number or is far above full scale."""
     if not np.isfinite(samples).all():
-        raise invalid("audio.content", "FLOAT32 samples hold NaN or infinity; send finite samples with full scale at 1")
+        raise invalid(
+            "audio.content", "FLOAT32 samples hold NaN or infinity; send finite samples with full scale at 1, or integers as PCM16"
+        )
     if len(samples) and np.abs(samples).max() > _LOUDEST:
-        raise invalid("audio.content", f"samples reach {np.abs(samples).max():.0e}, where full scale is 1; divide by full scale")
+        loudest = f"{np.abs(samples).max():.0e}"
+        raise invalid("audio.content", f"samples reach {loudest}, where full scale is 1; divide by full scale, or send integers as PCM16")
     return samples
 
 

@@ -19,7 +19,7 @@ from asrlife_server.lessons import Lesson
 from asrlife_server.longest import Longest
 from asrlife_server.outbox import Outbox
 from asrlife_server.pace import Pace
-from asrlife_server.refusal import Refusal, invalid
+from asrlife_server.refusal import Refusal, about, invalid
 from asrlife_server.session import Session
 from asrlife_server.state.kept import Kept
 from asrlife_server.waiting import Requests, awaited
@@ -96,7 +96,7 @@ class Stream:
 
     def supersede(self) -> None:
         """End the stream at its last committed utterance, because its session has a newer connection."""
-        self._end(Refusal("ABORTED", "session_id: a newer connection has taken up this session"))
+        self._end(about("ABORTED", "session_id", "a newer connection has taken up this session"))
 
     def _end(self, why: Refusal) -> None:
         if self._running is None or not self._running.done():
@@ -146,7 +146,7 @@ class Stream:
         while not self._over:
             request = await awaited(requests, self._timeouts.idle_s, "audio")
             if request is None:
-                raise Refusal("INVALID_ARGUMENT", "control: the stream ended without FINISH; the utterance under way was dropped")
+                raise about("INVALID_ARGUMENT", "control", "the stream ended without FINISH; the utterance under way was dropped")
             check(request)
             await self._take(request)
             if self._longest.exceeded(self.session):
@@ -181,7 +181,7 @@ class Stream:
     @staticmethod
     def _check_size(field: str, size: int, limit: int, unit: str) -> None:
         if size > limit:
-            raise Refusal("RESOURCE_EXHAUSTED", f"{field}: {size} {unit} are above the limit of {limit} {unit}; send smaller pieces")
+            raise about("RESOURCE_EXHAUSTED", field, f"{size} {unit} are above the limit of {limit} {unit}; send smaller pieces")
 
     async def _heard(self, audio: pb.Audio) -> Heard:
         if self.session.deaf and len(audio.content) <= _MOMENT:

@@ -30,8 +30,8 @@ def duration(seconds: float) -> Duration:
     return value
 
 
-def limits(server: ServerConfig) -> pb.Limits:
-    """What a client must keep to."""
+def limits(server: ServerConfig, streams: int | None) -> pb.Limits:
+    """What a client must keep to, whose tenant may have so many `streams`, None for as many as the server has."""
     return pb.Limits(
         chunk_bytes=server.limits.chunk_bytes,
         max_utterance_ms=server.limits.utterance_ms,
@@ -40,7 +40,7 @@ def limits(server: ServerConfig) -> pb.Limits:
         unread_responses=server.limits.unread_responses,
         first_message_timeout=duration(server.timeouts.first_message_s),
         idle_timeout=duration(server.timeouts.idle_s),
-        streams=server.limits.streams,
+        streams=min(server.limits.streams, streams or server.limits.streams),
         stream_audio=duration(server.limits.stream_s),
         unary_bytes=server.limits.unary_bytes,
         unary_audio=duration(server.limits.unary_s),

@@ -48,6 +48,15 @@ async def test_row_14_a_full_server_and_a_full_tenant_are_told_apart_before_anyt
         await finished(talk)
 
 
+async def test_everybody_is_told_the_places_of_their_own_tenant(shared, asked):
+    for token, streams in (("a", 2), ("g", 3), ("u", 2)):
+        caller = bearing(shared, token)
+        info = await caller.stub.GetServerInfo(pb.GetServerInfoRequest(), metadata=caller.metadata)
+        talk, opened = await begun(caller, asked)
+        assert info.limits.streams == opened.limits.streams == streams
+        await finished(talk)
+
+
 async def test_row_14_those_who_have_places_notice_nothing(serving, asked, undisturbed):
     loopback = await serving(**{"limits.tenant_streams": 2})  # without tokens all are one tenant
     async with undisturbed(loopback):

@@ -124,6 +124,8 @@ async def test_a_certificate_without_a_usable_name_is_nobodys(secured, asked, na
     assert code == "UNAUTHENTICATED" and "common name" in details
     call = nobody.stub.GetAdaptationState(pb.GetAdaptationStateRequest(adaptation_key="anna"))
     assert await call.code() == grpc.StatusCode.UNAUTHENTICATED
+    for call in (nobody.stub.GetServerInfo(pb.GetServerInfoRequest()), nobody.stub.ListModels(pb.ListModelsRequest())):
+        assert await call.code() == grpc.StatusCode.UNAUTHENTICATED and "common name" in await call.details()
     await nobody.channel.close()
 
 

@@ -18,6 +18,7 @@ from asrlife.v1 import asrlife_pb2 as pb
 from asrlife.v1 import asrlife_pb2_grpc
 from asrlife_server import logs
 from asrlife_server.config import Log
+from tests.server.callers import tokens
 
 FIELDS = {
     "time", "level", "logger", "message", "rpc", "code", "request_id", "field", "seconds", "session", "model", "method", "audio_s",
@@ -101,6 +102,15 @@ async def test_a_request_id_that_is_none_is_not_repeated(serving, asked, lines):
     await talk.rest()
     (line,) = await calls(lines, loopback)
     assert line["request_id"] == "" and line["field"] == "config.request_id"
+
+
+@pytest.mark.parametrize("name", ["Forged", "x" * 1000, "sk-secret"])
+async def test_the_name_of_a_made_up_call_is_not_repeated(serving, lines, tmp_path, name):
+    loopback = await serving(**{"security.tokens": tokens(tmp_path / "tokens", known="acme")})
+    call = loopback.channel.unary_unary(f"/asrlife.v1.SpeechAdapt/{name}")(b"", timeout=20)
+    assert await call.code() == grpc.StatusCode.UNAUTHENTICATED
+    (line,) = await calls(lines, loopback)
+    assert (line["rpc"], line["code"]) == ("unknown", "UNAUTHENTICATED") and name not in json.dumps(lines())
 
 
 async def test_one_line_each_for_calls_of_one_answer_and_for_clients_who_leave(serving, asked, noise, lines):

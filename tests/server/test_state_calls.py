@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from functools import partial
 
 import grpc
 import pytest
@@ -135,8 +136,8 @@ async def test_what_does_not_fit_is_refused_by_name_and_nothing_changes(anna):
         state = State.from_bytes(good.blob, "fake-weights")
         other = replace(state, base="other-weights").to_bytes()
         bad = {
-            "checksum: ": replace(good, blob=good.blob[:-1] + b"\0"),
-            "base_hash: it belongs to model other-weigh": replace(good, version=replace(good.version, base_hash="other-weights")),
+            "state.current.checksum: ": replace(good, blob=good.blob[:-1] + b"\0"),
+            "state.current.base_hash: it belongs to": replace(good, version=replace(good.version, base_hash="other-weights")),
             "content: the state belongs to model other-weigh": replace(
                 good, blob=other, version=replace(good.version, checksum=checksum(other), size_bytes=len(other))
             ),
@@ -196,12 +197,28 @@ async def test_what_is_no_key_is_refused_by_every_call(anna, key):
         assert code in ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED") and (len(key) > 200_000 or details.startswith("adaptation_key: use 1"))
 
 
-async def test_the_field_at_fault_is_in_the_details_of_the_status_too(anna):
+async def field_of(call):
+    """The field that the details of a refusal name, and the code."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await anna.stub.GetAdaptationState(pb.GetAdaptationStateRequest(adaptation_key="../x"))
+        await call
     status = status_pb2.Status.FromString(dict(error.value.trailing_metadata())["grpc-status-details-bin"])
     found = error_details_pb2.BadRequest()
-    assert status.details[0].Unpack(found) and found.field_violations[0].field == "adaptation_key"
+    assert status.details[0].Unpack(found) and found.field_violations[0].description.startswith(found.field_violations[0].field + ": ")
+    return found.field_violations[0].field, error.value.code().name
+
+
+async def test_the_field_at_fault_is_in_the_details_of_the_status_too(anna):
+    get, reset = (partial(make, adaptation_key="anna") for make in (pb.GetAdaptationStateRequest, pb.ResetAdaptationRequest))
+    stub = anna.stub
+    assert await field_of(stub.GetAdaptationState(get(adaptation_key="../x"))) == ("adaptation_key", "INVALID_ARGUMENT")
+    assert await field_of(stub.GetAdaptationState(get(adaptation_key="berta"))) == ("adaptation_key", "NOT_FOUND")
+    assert await field_of(stub.ResetAdaptation(reset(version=77))) == ("version", "NOT_FOUND")
+    exported = [chunk async for chunk in stub.ExportAdaptation(pb.ExportAdaptationRequest(adaptation_key="anna"))]
+    for name, value in (("checksum", "0" * 64), ("base_hash", "other"), ("method", "")):
+        first = pb.AdaptationChunk.FromString(exported[0].SerializeToString())
+        setattr(first.state.current, name, value)
+        code = "INVALID_ARGUMENT" if name == "method" else "FAILED_PRECONDITION"
+        assert await field_of(stub.ImportAdaptation(iter([first, *exported[1:]]))) == (f"state.current.{name}", code)
 
 
 async def test_another_tenants_key_is_not_found(anna):

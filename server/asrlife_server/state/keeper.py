@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from asrlife_server.config import State as Settings
-from asrlife_server.refusal import Refusal
+from asrlife_server.refusal import about
 from asrlife_server.state.entry import NOTHING, SESSION, Address, ConflictError, Entry, Mark, Store, StoreError
 from asrlife_server.state.loading import Ask, Loaded, load, unread
 from asrlife_server.state.residents import Draft, Resident, Residents
@@ -81,7 +81,7 @@ class Keeper:
         resident = self.residents.pin(ask.address)
         if ask.writes and resident.writer and ask.exclusive:
             self.residents.unpin(resident)
-            raise Refusal("ABORTED", f"config.adaptation.adaptation_key: {ask.address.key!r} is being written by another stream")
+            raise about("ABORTED", "config.adaptation.adaptation_key", f"{ask.address.key!r} is being written by another stream")
         writes = ask.writes and not resident.writer
         if writes:
             resident.writer = ask.session

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server import wire
-from asrlife_server.refusal import Refusal, invalid
+from asrlife_server.refusal import about, invalid
 from asrlife_server.session import Session
 from asrlife_server.state.entry import SESSION, Address
 from asrlife_server.state.keeper import Claim, Keeper, Outcome
@@ -102,6 +102,6 @@ class Kept:
         if outcome.kind == "lost":
             self._told = outcome.reason
             if self._claim.ask.exclusive:
-                raise Refusal("ABORTED", f"config.adaptation.exclusive: {outcome.reason}")
+                raise about("ABORTED", "config.adaptation.exclusive", outcome.reason)
         how = "it is tried again" if outcome.kind == "failed" else "this stream goes on in memory and keeps nothing more"
         return [*messages, wire.warning("PERSIST_FAILED", "config.adaptation.persist", f"{outcome.reason}; {how}")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from asrlife.errors import InputError
 from asrlife.methods.online.restore import fit, restored
 from asrlife.methods.online.state import State
-from asrlife_server.refusal import Refusal
+from asrlife_server.refusal import Refusal, about
 from asrlife_server.state.entry import NOTHING, Address, Entry, Mark, Store, checksum, settings_text
 from asrlife_server.state.residents import Draft, Resident
 
@@ -75,7 +75,7 @@ def unread(ask: Ask, known: Resident, reason: str) -> Loaded:
     if known.draft is not None:
         return resident(ask, known, -1 if known.draft.entry.session != ask.session else known.draft.entry.utterance)
     if ask.after is not None:
-        raise Refusal("UNAVAILABLE", f"config.resume_after_utterance: the session cannot be read now ({reason}); try again")
+        raise about("UNAVAILABLE", "config.resume_after_utterance", f"the session cannot be read now ({reason}); try again")
     return replace(_clean(ask, 0), restored=False, reason=reason)
 
 
@@ -100,7 +100,7 @@ def _unwritten(ask: Ask, known: Resident) -> Loaded:
     if known.dirty:
         return resident(ask, known, -1)
     if ask.after is not None:
-        raise Refusal("NOT_FOUND", f"config.session_id: {ask.session!r} has nothing committed, is finished or has expired; open a new one")
+        raise about("NOT_FOUND", "config.session_id", f"{ask.session!r} has nothing committed, is finished or has expired; open a new one")
     return _clean(ask, 0)
 
 
@@ -108,7 +108,7 @@ def _utterance(ask: Ask, history: tuple[Entry, ...]) -> int:
     """The last committed utterance of the session."""
     own = [entry.utterance for entry in history if entry.session == ask.session]
     if not own and ask.after is not None:
-        raise Refusal("NOT_FOUND", f"config.session_id: {ask.session!r} has nothing committed here; open a new session")
+        raise about("NOT_FOUND", "config.session_id", f"{ask.session!r} has nothing committed here; open a new session")
     return max(own, default=-1)
 
 
@@ -121,16 +121,16 @@ def _wanted(ask: Ask, history: tuple[Entry, ...], done: int) -> Entry | None:
     found = next((entry for entry in own if entry.utterance <= ask.after and not entry.quarantined), None)
     if found is None or any(entry.session != ask.session for entry in history if entry.version > found.version):
         least = min((entry.utterance for entry in own), default=done)
-        raise Refusal("OUT_OF_RANGE", f"config.resume_after_utterance: {ask.after}; the state can be had after {least} to {done}")
+        raise about("OUT_OF_RANGE", "config.resume_after_utterance", f"{ask.after}; the state can be had after {least} to {done}")
     return found
 
 
 def _check_method(ask: Ask, entry: Entry) -> None:
     if entry.method not in (ask.method, ""):
-        raise Refusal(
+        raise about(
             "FAILED_PRECONDITION",
-            f"config.adaptation.method: {ask.method!r}, but {ask.address.key!r} holds a state of {entry.method!r}; ask for that method, "
-            "or reset the key",
+            "config.adaptation.method",
+            f"{ask.method!r}, but {ask.address.key!r} holds a state of {entry.method!r}; ask for that method, or reset the key",
         )
 
 
@@ -169,6 +169,6 @@ def _other_settings(ask: Ask, entry: Entry, fault: str) -> Refusal:
     kept = entry.settings_map()
     names = sorted(name for name in {**kept, **ask.settings} if kept.get(name) != ask.settings.get(name))
     told = ", ".join(f"{name}={kept.get(name)}" for name in names) or "others"
-    return Refusal(
-        "FAILED_PRECONDITION", f"config.adaptation.settings: {ask.address.key!r} was made with {told} ({fault}); ask for the same"
+    return about(
+        "FAILED_PRECONDITION", "config.adaptation.settings", f"{ask.address.key!r} was made with {told} ({fault}); ask for the same"
     )

@@ -17,7 +17,7 @@ from asrlife_server.config import ServerConfig
 from asrlife_server.engine import Engine, Priority
 from asrlife_server.fields import check
 from asrlife_server.opening import Make, check_name, settle_method
-from asrlife_server.refusal import Refusal, illegible, invalid
+from asrlife_server.refusal import Refusal, about, illegible, invalid
 from asrlife_server.state.entry import Address, QuotaError, StoreError
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.verbs import Verbs, checked
@@ -69,6 +69,14 @@ class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
         """See the protocol."""
         return await _answered(context, self._imported(request_iterator, context))
 
+    async def caller(self, context: Any) -> str:
+        """The tenant that calls; ends a call of nobody's."""
+
+        async def tenant() -> str:
+            return self.tenant_of(context)
+
+        return await _answered(context, tenant())
+
     async def _on(self, request: Any, context: Any, verb: Callable[[Verbs], Awaitable[T]]) -> T:
         check(request)
         check_name("adaptation_key", request.adaptation_key)
@@ -96,7 +104,7 @@ class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
             if chunk.WhichOneof("chunk") != "content":
                 raise invalid("content", "every message of an import but the first holds bytes")
             if len(content) + len(chunk.content) > self._config.state.import_bytes:
-                raise Refusal("RESOURCE_EXHAUSTED", f"content: is above {self._config.state.import_bytes} bytes (state.import_bytes)")
+                raise about("RESOURCE_EXHAUSTED", "content", f"is above {self._config.state.import_bytes} bytes (state.import_bytes)")
             content += chunk.content
         return first.state, bytes(content)
 
@@ -126,6 +134,7 @@ class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
 
 
 async def _answered(context: Any, answer: Awaitable[T]) -> T:
+    """The answer to a call, or its end where there is none."""
     try:
         return await answer
     except Refusal as error:

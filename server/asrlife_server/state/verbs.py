@@ -11,7 +11,7 @@ from asrlife.errors import InputError
 from asrlife.methods.online.restore import drift, restored
 from asrlife.methods.online.state import State
 from asrlife.v1 import asrlife_pb2 as pb
-from asrlife_server.refusal import Refusal
+from asrlife_server.refusal import Refusal, about
 from asrlife_server.state.entry import NOTHING, Address, ConflictError, Entry, Found, Store, checksum, settings_text
 from asrlife_server.state.keeper import Keeper
 
@@ -88,8 +88,8 @@ class Verbs:
                 continue
             self.keeper.forget(self.address)
             return
-        raise Refusal(
-            "ABORTED", f"adaptation_key: a stream writes {self.address.key!r} faster than it can be changed; end it, or try again"
+        raise about(
+            "ABORTED", "adaptation_key", f"a stream writes {self.address.key!r} faster than it can be changed; end it, or try again"
         )
 
     def _reset(self, store: Store, version: int | None) -> None:
@@ -110,32 +110,36 @@ class Verbs:
             raise self._unknown(version, store.history(self.address))
         entry = found[0]
         if entry.quarantined:
-            raise Refusal("FAILED_PRECONDITION", f"version: {version} is in quarantine ({entry.quarantined}); choose another")
+            raise about("FAILED_PRECONDITION", "version", f"{version} is in quarantine ({entry.quarantined}); choose another")
         if entry.base != self.base:
-            raise Refusal(
-                "FAILED_PRECONDITION", f"base_hash: version {version} belongs to model {entry.base[:12]}, not to {self.base[:12]}"
-            )
+            raise about("FAILED_PRECONDITION", "version", f"{version} belongs to model {entry.base[:12]}, not to {self.base[:12]}")
         return found
 
     def _unknown(self, version: int | None = None, history: tuple[Entry, ...] = ()) -> Refusal:
         if version is None:
-            return Refusal("NOT_FOUND", f"adaptation_key: nothing is kept under {self.address.key!r}")
+            return about("NOT_FOUND", "adaptation_key", f"nothing is kept under {self.address.key!r}")
         there = ", ".join(str(entry.version) for entry in history)
-        return Refusal("NOT_FOUND", f"version: {self.address.key!r} has no version {version}" + (f"; it has {there}" if there else ""))
+        return about("NOT_FOUND", "version", f"{self.address.key!r} has no version {version}" + (f"; it has {there}" if there else ""))
 
 
 def checked(told: pb.StateVersion, blob: bytes, start: State, cap: float | None) -> Entry:
     """The entry of bytes from outside, for a method whose start is `start`; refused with FAILED_PRECONDITION naming what is wrong."""
     if told.size_bytes != len(blob) or told.checksum != checksum(blob):
-        raise Refusal("FAILED_PRECONDITION", f"checksum: {len(blob)} bytes came that are not those announced; send the file as it was")
+        raise about(
+            "FAILED_PRECONDITION", "state.current.checksum", f"{len(blob)} bytes came that are not those announced; send the file as it was"
+        )
     if told.base_hash and told.base_hash != start.base:
-        raise Refusal("FAILED_PRECONDITION", f"base_hash: it belongs to model {told.base_hash[:12]}, this server runs {start.base[:12]}")
+        raise about(
+            "FAILED_PRECONDITION",
+            "state.current.base_hash",
+            f"it belongs to model {told.base_hash[:12]}, this server runs {start.base[:12]}",
+        )
     try:
         state = restored(blob, start)
     except InputError as error:
-        raise Refusal("FAILED_PRECONDITION", f"content: {error}") from None
+        raise about("FAILED_PRECONDITION", "content", str(error)) from None
     distance = drift(state, start)
     if cap is not None and distance > cap:
-        raise Refusal("FAILED_PRECONDITION", f"drift: {distance:.3g} is above this server's cap of {cap:g} (state.drift_cap)")
+        raise about("FAILED_PRECONDITION", "content", f"a drift of {distance:.3g} is above this server's cap of {cap:g} (state.drift_cap)")
     settings = settings_text(dict(told.settings))
     return Entry(0, told.checksum, len(blob), start.base, told.method, settings, steps=told.steps, drift=distance)
