@@ -11,7 +11,7 @@ help:
 	@echo "make demo      start the server, stream a noisy set to it three times, print WER, write demo-report/report.html"
 	@echo "make test      run the tests"
 	@echo "make check     ruff, mypy --strict, import-linter"
-	@echo "make bench     side-by-side runs against peers"
+	@echo "make bench     every benchmark with its defaults, peers beside it (about ten minutes)"
 	@echo "make embedded  train the embedded recognisers again (hours on two cores)"
 	@echo "make stubs     generate the gRPC stubs from proto/"
 
@@ -43,6 +43,7 @@ check: env
 	@$(BIN)/mypy
 	@PYTHONPATH=server $(BIN)/lint-imports
 
+# what lies in the folders below benchmarks/ is no benchmark: servers, clients, and searches that want arguments
 bench: env
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 

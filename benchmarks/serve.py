@@ -1,7 +1,7 @@
-"""How many people a server can listen to at once, how late its answers are, and what adaptation costs them.
+"""How many people a server can listen to at once, how late its answers are, and what adaptation costs them; and a peer on the same streams.
 
-    python benchmarks/serve.py                     some minutes: without adaptation, with suta and auto; then the transport alone
-    python benchmarks/serve.py --adapt none --streams 32 --seconds 60 --json --out run/
+    python benchmarks/serve.py                     some minutes: without adaptation, with suta and auto, the peer; then the transport alone
+    python benchmarks/serve.py --adapt none --peer none --streams 32 --seconds 60 --json --out run/
     python benchmarks/serve.py --mode transport
 
 Clients speak in real time over a loopback socket: phrases by espeak with pauses in a little noise, 100 ms chunks, starts spread at random
@@ -9,49 +9,42 @@ Clients speak in real time over a loopback socket: phrases by espeak with pauses
 95th percentile of the final's delay passes 500 ms or something is lost, and is then halved in between. Delays (ms, p50/p95/p99): partial,
 from the begin of speech to the first interim text; final, from the sound that makes the end of an utterance certain (the server waits for
 480 ms of silence); speech, from the end of speech itself; refined, from a final to its refinement. WER is that of the last word on each
-utterance. lag is the 99th percentile of the event loop's, by the server's own histogram. --out keeps every delay and text.
+utterance. lag is the 99th percentile of the event loop's, by the server's own histogram. CPU-seconds are those of the server's processes
+and of the clients'; load is the average of the last minute before and after a row. --out keeps every delay and text.
+
+--peer pocketsphinx (load/sphinx.py; by default where it is installed) listens to the same streams behind the same protocol. Its model is a
+general one of 126,000 words that was not made from synthetic voices; embedded:ctc is a small network that has heard espeak's. Every word
+of the phrases is in the peer's dictionary and can be spelt by ours, yet their WER compares what they were trained on, not how they serve:
+compare delays, CPU-seconds and streams. pocketsphinx-first-pass is the same without its passes over a whole utterance at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import json
-import os
-import random
-import re
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from load.paced import Heard, Speech, spoken
+from load import machine, report
+from load.paced import RATE, Heard, Speech, spoken
+from load.report import Row
+from load.servers import PEERS, beside, lag, serving
+from load.transport import aborted, transport
 
-from asrlife.cli import child
-from asrlife.client import AsyncClient
-from asrlife.evaluate.wer import count
-from asrlife.v1 import asrlife_pb2 as pb
-from asrlife.v1 import asrlife_pb2_grpc
+from asrlife.audio.waveform import Waveform
+from asrlife.client import AsyncClient, Opened
+from asrlife.errors import InputError
 
 LATE, SPREAD = 0.5, 3.0  # s: a final that nobody waits for; over which streams begin
-Row = dict[str, Any]
-
-
-@contextmanager
-def serving(model: str) -> Iterator[tuple[str, int]]:
-    """A server's address and the port of its metrics."""
-    port = child._free()
-    settings = {"METRICS__PORT": str(port), "LIMITS__STREAMS": "1024", "STATE__BACKEND": "memory", "LOG__LEVEL": "error"}
-    os.environ.update({f"ASRLIFE_{name}": value for name, value in settings.items()})
-    with tempfile.TemporaryDirectory() as folder, child.server(model, None, Path(folder) / "log") as address:
-        yield address, port
+Lag = Callable[[], float | None]
 
 
 async def level(address: str, speeches: Sequence[Speech], adapt: str, interim: float | None) -> list[Heard]:
@@ -63,21 +56,26 @@ async def level(address: str, speeches: Sequence[Speech], adapt: str, interim: f
         )
 
 
-def summary(heard: Sequence[Heard], speeches: Sequence[Speech]) -> Row:
-    """One line of what was measured."""
-    counts = [count(speech.text, one.text) for speech, one in zip(speeches, heard, strict=True)]
-    errors, words = sum(each.errors for each in counts), sum(each.words for each in counts)
-    kinds = {"partial": "first_partial", "final": "final", "speech": "after_speech", "refined": "refinement"}
-    delays = {name: [value for one in heard for value in getattr(one, field)] for name, field in kinds.items()}
-    row: Row = {"streams": len(heard), "finals": sum(len(one.finals) for one in heard), "wer": round(100 * errors / max(1, words), 1)}
-    row |= {f"{name}_ms": percentiles(values) for name, values in delays.items()}
-    row["skipped"] = sum(reason == "budget" for one in heard for reason in one.skipped)
-    return row | {"lost": [one.lost for one in heard if one.lost]}
+async def warmed(address: str, streams: int) -> None:
+    """Have that many streams open at once and say nothing, so that what a server makes for a stream (a decoder) is there."""
+    everyone, opened = asyncio.Event(), 0
 
+    async def silence() -> AsyncIterator[Waveform]:
+        yield Waveform(np.zeros(RATE // 10, np.float32), RATE)
+        await everyone.wait()
 
-def percentiles(values: Sequence[float]) -> list[int] | None:
-    """p50, p95 and p99 in ms; None of nothing."""
-    return [round(1000 * float(value)) for value in np.percentile(values, (50, 95, 99))] if values else None
+    async def one(client: AsyncClient) -> None:
+        nonlocal opened
+        try:
+            async for event in client.stream(silence(), adapt="none"):
+                opened += isinstance(event, Opened)
+                if opened == streams:
+                    everyone.set()
+        finally:
+            everyone.set()  # one that fails keeps nobody waiting
+
+    async with AsyncClient(address) as client:
+        await asyncio.gather(*(one(client) for _ in range(streams)))
 
 
 def holds(row: Row) -> bool:
@@ -85,61 +83,56 @@ def holds(row: Row) -> bool:
     return not row["lost"] and row["final_ms"] is not None and row["final_ms"][1] < 1000 * LATE
 
 
-def lag(port: int) -> Callable[[], float | None]:
-    """A reader of the 99th percentile (ms) of the event loop's lag since now: the upper border of its bucket."""
-    before = _lags(port)
-
-    def read() -> float | None:
-        since = {border: total - before[border] for border, total in _lags(port).items()}
-        total = max(since.values())
-        return next((1000 * border for border, below in sorted(since.items()) if below >= 0.99 * total), None) if total else None
-
-    return read
-
-
-def _lags(port: int) -> dict[float, float]:
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
-    found = re.findall(r'^asrlife_event_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', text, re.MULTILINE)
-    return {float(border): float(total) for border, total in found}
-
-
 class Search:
-    """Runs one method at several numbers of streams against a server of its own."""
+    """Runs one system, a method of adaptation or a peer, at several numbers of streams against a server of its own."""
 
-    def __init__(self, options: argparse.Namespace, adapt: str) -> None:
+    def __init__(self, options: argparse.Namespace, system: str) -> None:
         self._options = options
-        self._adapt = adapt
+        self._system = system
+        self._adapt = "none" if system in PEERS else system
         self.rows: list[Row] = []
 
     def run(self) -> Row:
-        """The last row that held, with the others beside it."""
-        with serving(self._options.model) as (address, port):
+        """All rows, with the most streams of one that held."""
+        with self._server() as (address, lagged):
             if self._options.streams:
                 for streams in self._options.streams:
-                    self._try(address, port, streams)
+                    self._try(address, lagged, streams)
             else:
-                self._climb(address, port)
+                self._climb(address, lagged)
         held = max((row["streams"] for row in self.rows if holds(row)), default=0)
-        return {"adapt": self._adapt, "most_streams": held, "rows": self.rows}
+        return {"system": self._system, "most_streams": held, "rows": self.rows}
 
-    def _climb(self, address: str, port: int) -> None:
+    @contextmanager
+    def _server(self) -> Iterator[tuple[str, Callable[[], Lag]]]:
+        if self._system in PEERS:
+            with beside(*PEERS[self._system]) as address:
+                yield address, lambda: lambda: None
+        else:
+            with serving(self._options.model) as (address, port):
+                yield address, lambda: lag(port)
+
+    def _climb(self, address: str, lagged: Callable[[], Lag]) -> None:
         good, bad = 0, None
         while (bad is None and good < self._options.most) or (bad is not None and bad - good > max(1, good // 8)):
             streams = min(self._options.most, good * 2 or 4) if bad is None else (good + bad) // 2
-            if holds(self._try(address, port, streams)):
+            if holds(self._try(address, lagged, streams)):
                 good = streams
             else:
                 bad = streams
 
-    def _try(self, address: str, port: int, streams: int) -> Row:
-        speeches, read, cpu = spread(streams, self._options.seconds), lag(port), time.process_time()
+    def _try(self, address: str, lagged: Callable[[], Lag], streams: int) -> Row:
+        speeches, before = spread(streams, self._options.seconds), machine.load()
+        asyncio.run(warmed(address, streams))
+        read, client, server = lagged(), time.process_time(), machine.below()
         heard = asyncio.run(level(address, speeches, self._adapt, self._options.interim or None))
-        row = summary(heard, speeches) | {"lag_ms": read(), "client_cpu_s": round(time.process_time() - cpu, 1)}
-        row["load"] = round(os.getloadavg()[0], 1)
+        spent = {"server_cpu_s": round(machine.below() - server, 2), "client_cpu_s": round(time.process_time() - client, 2)}
+        row = report.summary(heard, speeches) | {"lag_ms": read(), **spent}
+        row |= {"sound_s": round(sum(len(speech.samples) for speech in speeches) / RATE, 1), "load": [before, machine.load()]}
         self.rows.append(row)
-        shown(self._options, {"adapt": self._adapt, **row})
+        shown(self._options, {"system": self._system, **row})
         if self._options.out:
-            keep(self._options.out, f"{self._adapt}-{streams}", [asdict(one) for one in heard])
+            keep(self._options.out, f"{self._system}-{streams}", [asdict(one) for one in heard])
         return row
 
 
@@ -151,11 +144,7 @@ def spread(streams: int, seconds: float) -> list[Speech]:
 
 def shown(options: argparse.Namespace, row: Row) -> None:
     """Print a row, as JSON or for people."""
-    print(json.dumps(row) if options.json else "  ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
-
-
-def _short(value: Any) -> str:
-    return "/".join(map(str, value)) or "nothing" if isinstance(value, list) else str(value)
+    print(json.dumps(row) if options.json else report.text(row), flush=True)
 
 
 def keep(folder: Path, name: str, value: Any) -> None:
@@ -164,105 +153,72 @@ def keep(folder: Path, name: str, value: Any) -> None:
     (folder / f"{name}.json").write_text(json.dumps(value, default=list) + "\n")
 
 
-async def transport(port: int, streams: int, seconds: float) -> float:
-    """Chunks of 100 ms a second that go through, as fast as `streams` clients can send them."""
-    import grpc
-
-    chunk = pb.StreamingRequest(audio=pb.Audio(content=bytes(3200)))
-    until, counts = time.perf_counter() + seconds, [0] * streams
-
-    async def one(channel: Any, index: int) -> None:
-        call = asrlife_pb2_grpc.SpeechAdaptStub(channel).StreamingRecognize()
-        external = pb.Endpointing(mode=pb.Endpointing.EXTERNAL)
-        config = pb.StreamingConfig(encoding=pb.PCM16, sample_rate_hz=16_000, endpointing=external, adaptation=pb.Adaptation(method="none"))
-        await call.write(pb.StreamingRequest(config=config))
-        reading = asyncio.create_task(_read(call))
-        while time.perf_counter() < until:
-            await call.write(chunk)
-            counts[index] += 1
-        await call.write(pb.StreamingRequest(control=pb.FINISH))
-        closed = await reading
-        assert closed.audio.ToMilliseconds() == 100 * counts[index], "chunks were lost"
-
-    began = time.perf_counter()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await asyncio.gather(*(one(channel, index) for index in range(streams)))
-    return sum(counts) / (time.perf_counter() - began)
-
-
-async def _read(call: Any) -> Any:
-    last = None
-    async for response in call:
-        last = response
-    assert last is not None and last.HasField("closed"), "the stream did not close"
-    return last.closed
-
-
 def measured_transport(options: argparse.Namespace) -> None:
     """Print a row for the transport alone."""
-    command = [sys.executable, str(Path(__file__).parent / "load" / "null.py")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin is not None and server.stdout is not None
-        port = int(server.stdout.readline())
+    with beside("null.py") as address:
         for streams in (16, 128):
-            rate = asyncio.run(transport(port, streams, min(10.0, options.seconds)))
-            shown(options, {"transport": "null", "streams": streams, "chunks_per_s": round(rate), "load": round(os.getloadavg()[0], 1)})
-        server.stdin.close()
-
-
-async def aborted(address: str) -> float:
-    """Seconds from a client's abort in the middle of speech until its stream is gone from the server."""
-    import grpc
-
-    async with grpc.aio.insecure_channel(address) as channel:
-        call = asrlife_pb2_grpc.SpeechAdaptStub(channel).StreamingRecognize()
-        await call.write(pb.StreamingRequest(config=pb.StreamingConfig(encoding=pb.PCM16, sample_rate_hz=16_000, session_id="gone")))
-        await call.read()
-        for _ in range(10):
-            await call.write(pb.StreamingRequest(audio=pb.Audio(content=random.Random(0).randbytes(3200))))
-        return await _until_gone(call)
-
-
-async def _until_gone(call: Any) -> float:
-    port, began = int(os.environ["ASRLIFE_METRICS__PORT"]), time.perf_counter()
-    call.cancel()
-    while "asrlife_streams_active 0.0" not in await asyncio.to_thread(_metrics, port):
-        await asyncio.sleep(0.01)
-    return time.perf_counter() - began
-
-
-def _metrics(port: int) -> str:
-    return str(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode())
+            before, client, server = machine.load(), time.process_time(), machine.below()
+            rate = asyncio.run(transport(address, streams, min(10.0, options.seconds)))
+            row: Row = {"transport": "null", "streams": streams, "chunks_per_s": round(rate)}
+            row |= {"server_cpu_s": round(machine.below() - server, 2), "client_cpu_s": round(time.process_time() - client, 2)}
+            shown(options, row | {"load": [before, machine.load()]})
 
 
 def measured_streams(options: argparse.Namespace) -> None:
-    """Print a row for each number of streams, and at the end what adaptation costs."""
-    found = [Search(options, adapt).run() for adapt in options.adapt]
-    for one in found:
-        shown(options, {"adapt": one["adapt"], "most_streams": one["most_streams"]})
-    with serving(options.model) as (address, _):
-        shown(options, {"abort_frees_after_s": round(asyncio.run(aborted(address)), 3)})
+    """Print a row for each system and number of streams, and at the end all of them beside each other."""
+    before = machine.load()
+    systems = [*options.adapt, *options.peer]
+    found = [Search(options, system).run() for system in systems]
+    with serving(options.model) as (address, port):
+        freed = round(asyncio.run(aborted(address, port)), 3)
+    told = {"cores": machine.cores(), "load": [before, machine.load()], "abort_frees_after_s": freed, "late_s": LATE, "systems": found}
+    if options.json:
+        print(json.dumps(told), flush=True)
+    else:
+        print(f"\n{report.table(found)}\n{report.text({name: value for name, value in told.items() if name != 'systems'})}", flush=True)
     if options.out:
-        keep(options.out, "summary", found)
+        keep(options.out, "summary", told)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", choices=("all", "streams", "transport"), default="all")
+    parser.add_argument("--model", default="embedded:ctc")
+    parser.add_argument("--adapt", nargs="*", default=["none", "suta", "auto"], help="methods; no word after it: the peer alone")
+    parser.add_argument("--peer", nargs="+", choices=("none", *PEERS), help="by default pocketsphinx where it is installed")
+    parser.add_argument("--streams", type=int, nargs="+", help="these numbers of streams in place of the search")
+    parser.add_argument("--most", type=int, default=32, help="the search ends here")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of speech on each stream")
+    parser.add_argument("--interim", type=float, default=0.5, help="least s between interim results, 0 for none")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="a folder for every delay and text")
+    return parser.parse_args()
+
+
+def peers(asked: list[str] | None) -> list[str]:
+    """The peers that run; raises InputError where they are not installed, and says so where nobody asked for them."""
+    if asked and "none" in asked:
+        return []
+    if importlib.util.find_spec("pocketsphinx") is not None:
+        return asked or ["pocketsphinx"]
+    missing = "the peer is not installed: pip install pocketsphinx==5.1.1"
+    if asked:
+        raise InputError(missing)
+    print(missing, file=sys.stderr)
+    return []
 
 
 def main() -> None:
     """Measure what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", choices=("all", "streams", "transport"), default="all")
-    parser.add_argument("--model", default="embedded:ctc")
-    parser.add_argument("--adapt", nargs="+", default=["none", "suta", "auto"])
-    parser.add_argument("--streams", type=int, nargs="+", help="these numbers of streams in place of the search")
-    parser.add_argument("--most", type=int, default=64, help="the search ends here")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of speech on each stream")
-    parser.add_argument("--interim", type=float, default=0.5, help="least s between interim results, 0 for none")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--out", type=Path, help="a folder for every delay and text")
-    options = parser.parse_args()
-    if options.mode != "transport":
-        measured_streams(options)
-    if options.mode != "streams":
-        measured_transport(options)
+    options = _options()
+    try:
+        if options.mode != "transport":
+            options.peer = peers(options.peer)
+            measured_streams(options)
+        if options.mode != "streams":
+            measured_transport(options)
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

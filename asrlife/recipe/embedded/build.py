@@ -41,7 +41,7 @@ class Embedded(Step):
     pretext: PositiveInt = 110  # batches that the pretext head of "ctc" is trained on, when all else is done
     size: Mapping[str, Mapping[str, int]] = {"ctc": {}, "whisper": {}}
     threads: PositiveInt = 1
-    # for the cards: what benchmarks/settings.py found on development speech
+    # for the cards: what benchmarks/tuning/settings.py found on development speech
     adaptation: Mapping[Name, Mapping[str, Mapping[str, str]]] = {}
 
     def run(self, place: Place) -> Mapping[str, Any]:

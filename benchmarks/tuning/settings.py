@@ -1,7 +1,7 @@
 """Which learning rate and scope an adaptation method wants on a model: word error rates over a grid, on a development split.
 
-    python benchmarks/settings.py MANIFEST --split dev --noise FILE --snr 5
-    python benchmarks/settings.py MANIFEST --split dev --noise FILE --snr 5 --method dsuta --lr 2e-4 1e-3 --limit 30
+    python benchmarks/tuning/settings.py MANIFEST --split dev --noise FILE --snr 5
+    python benchmarks/tuning/settings.py MANIFEST --split dev --noise FILE --snr 5 --method dsuta --lr 2e-4 1e-3 --limit 30
 
 The last column is the same grid on clean speech: a setting that ruins it is not worth its gain. Never run this on a test split.
 """
