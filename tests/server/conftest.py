@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -252,3 +252,14 @@ def undisturbed(noise):
         assert await ended(other) == expected
 
     return around
+
+
+@pytest.fixture
+async def beside(undisturbed):
+    """`undisturbed` for a whole test: starts another stream now, and looks at the test's end whether it went on as it would have alone."""
+    async with AsyncExitStack() as others:
+
+        async def start(loopback):
+            await others.enter_async_context(undisturbed(loopback))
+
+        yield start
