@@ -15,7 +15,7 @@ from tests.server.keeping import AE, ANNA, FULL, QUOTA, Failing, after, begun, f
 from tests.server.redis_server import RedisServer
 
 
-async def test_redis_that_is_killed_while_serving_ends_no_stream_and_loses_nothing(serving, asked, noise, tmp_path):
+async def test_row_22_redis_that_is_killed_while_serving_ends_no_stream_and_loses_nothing(serving, asked, noise, tmp_path):
     redis = RedisServer(tmp_path)
     with redis as url:
         loopback = await serving(**{"state.backend": "redis", "state.url": url, "state.retry_s": 0.05})
@@ -45,8 +45,9 @@ def failing():
     return Failing(MemoryStore(QUOTA))
 
 
-async def test_a_store_that_fails_ends_no_stream_and_is_tried_again(serving, asked, noise, failing):
+async def test_row_22_a_store_that_fails_ends_no_stream_and_is_tried_again(serving, asked, noise, failing, beside):
     loopback = await serving(failing, **{"state.retry_s": 0.05})
+    await beside(loopback)
     seen = []
     loopback.server.keeper._observe = seen.append
     talk, _ = await begun(loopback, asked, adaptation=keyed())
@@ -129,7 +130,7 @@ async def test_an_answer_that_was_lost_is_no_conflict(serving, asked, noise, fai
     await finished(talk)
 
 
-async def test_a_store_that_hangs_holds_no_stream(serving, asked, noise, failing):
+async def test_row_22_a_store_that_hangs_holds_no_stream(serving, asked, noise, failing):
     loopback = await serving(failing, **{"state.timeout_s": 0.2})
     talk, _ = await begun(loopback, asked, adaptation=keyed())
     failing.gate.clear()

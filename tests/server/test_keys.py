@@ -52,8 +52,9 @@ async def test_keys_and_tenants_do_not_meet(serving, asked, noise):
     await finished(stranger)
 
 
-async def test_the_second_writer_of_a_key_reads_only_and_the_first_loses_nothing(serving, asked, noise):
+async def test_row_17_the_second_writer_of_a_key_reads_only_and_the_first_loses_nothing(serving, asked, noise, beside):
     loopback = await serving()
+    await beside(loopback)
     first, _ = await begun(loopback, asked, adaptation=keyed())
     await spoken(first, noise, 1)
     second, opened = await begun(loopback, asked, adaptation=keyed())
@@ -78,7 +79,7 @@ async def test_the_second_writer_of_a_key_reads_only_and_the_first_loses_nothing
     await finished(fourth)
 
 
-async def test_two_servers_on_one_store_lose_no_update(serving, asked, noise, tmp_path):
+async def test_row_17_two_servers_on_one_store_lose_no_update(serving, asked, noise, tmp_path):
     where = {"state.backend": "disk", "state.path": str(tmp_path / "state.sqlite")}
     one, other = await serving(**where), await serving(**where)
     first, _ = await begun(one, asked, adaptation=keyed())

@@ -82,7 +82,7 @@ def started(path):
 
 
 @pytest.mark.slow
-async def test_a_server_that_is_killed_under_load_loses_at_most_one_utterance_of_a_key(noise, tmp_path):
+async def test_row_23_a_server_that_is_killed_under_load_loses_at_most_one_utterance_of_a_key(noise, tmp_path):
     path, rng, versions = tmp_path / "state.sqlite", random.Random(5), dict.fromkeys(KEYS, 0)
     for turn in range(ROUNDS):
         process, port = await asyncio.to_thread(started, path)

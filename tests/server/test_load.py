@@ -35,7 +35,7 @@ async def said(talk, samples):
     await talk.send(control=pb.FINALIZE_UTTERANCE)
 
 
-async def test_a_lesson_that_would_come_too_late_is_skipped_and_said_so(busy, noise, monkeypatch):
+async def test_row_8_a_lesson_that_would_come_too_late_is_skipped_and_said_so(busy, noise, monkeypatch):
     loopback, go_on = await busy(**{"limits.adaptation_wait_ms": 1})
     talk = await loopback.opened()
     await said(talk, noise(1, 1600))

@@ -21,9 +21,10 @@ from tests.server.keeping import AE, ANNA, QUOTA, after, begun, finished, kept, 
     ("torn", "no state can be read"),
     ("record", "record: 'seen' is '3'"),
 ])  # fmt: skip
-async def test_a_damaged_state_is_put_in_quarantine_and_the_stream_starts_clean(serving, asked, noise, fakes, fault, words):
+async def test_row_18_a_damaged_state_is_put_in_quarantine_and_the_stream_starts_clean(serving, asked, noise, fakes, fault, words, beside):
     store = MemoryStore(QUOTA)
     loopback = await serving(store)
+    await beside(loopback)
     talk, _ = await begun(loopback, asked, adaptation=keyed())
     await spoken(talk, noise)
     await finished(talk)
@@ -62,7 +63,7 @@ def damaged(entry, blob, fault):
     return replace(entry, version=2, checksum=checksum(blob), size=len(blob)), blob
 
 
-async def test_another_method_is_refused_and_harms_nothing(serving, asked, noise):
+async def test_row_18_another_method_is_refused_and_harms_nothing(serving, asked, noise):
     store = MemoryStore(QUOTA)
     loopback = await serving(store)
     talk, _ = await begun(loopback, asked, adaptation=keyed())
@@ -78,8 +79,9 @@ async def test_another_method_is_refused_and_harms_nothing(serving, asked, noise
     assert not store.get(ANNA)[0].quarantined
 
 
-async def test_a_key_that_was_poisoned_is_bounded_and_can_be_taken_back(serving, asked, noise):
+async def test_row_27_a_key_that_was_poisoned_is_bounded_and_can_be_taken_back(serving, asked, noise, beside):
     loopback = await serving(**{"state.drift_cap": 3.0, "state.history": 8})
+    await beside(loopback)
     talk, _ = await begun(loopback, asked, adaptation=keyed())
     good = (await spoken(talk, noise, 1))[1].state_version
     await finished(talk)
@@ -97,8 +99,9 @@ async def test_a_key_that_was_poisoned_is_bounded_and_can_be_taken_back(serving,
     await finished(talk)
 
 
-async def test_a_state_that_drifts_beyond_the_cap_goes_back_to_the_last_good_one(serving, asked, noise):
+async def test_row_19_a_state_that_drifts_beyond_the_cap_goes_back_to_the_last_good_one(serving, asked, noise, beside):
     loopback = await serving(**{"state.drift_cap": 2.5})
+    await beside(loopback)
     talk, _ = await begun(loopback, asked, adaptation=keyed())
     for seed in (1, 2):
         await spoken(talk, noise, seed)

@@ -28,7 +28,7 @@ SERVICE = "asrlife.v1.SpeechAdapt"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_stopping_says_not_serving_refuses_new_streams_and_lets_live_ones_finish(serving, noise, asked):
+async def test_row_15_stopping_says_not_serving_refuses_new_streams_and_lets_live_ones_finish(serving, noise, asked):
     loopback = await serving()
     health = health_pb2_grpc.HealthStub(loopback.channel)
     for name in ("", "asrlife.v1.SpeechAdapt"):
@@ -47,7 +47,7 @@ async def test_stopping_says_not_serving_refuses_new_streams_and_lets_live_ones_
     await asyncio.wait_for(stopping, 10)
 
 
-async def test_after_the_grace_a_live_stream_is_closed_at_its_last_commit(serving, noise):
+async def test_row_15_after_the_grace_a_live_stream_is_closed_at_its_last_commit(serving, noise):
     loopback = await serving()
     talk = await loopback.opened()
     await talk.say(noise(1, 1600))
@@ -61,7 +61,7 @@ async def test_after_the_grace_a_live_stream_is_closed_at_its_last_commit(servin
     await asyncio.wait_for(stopping, 10)
 
 
-async def test_what_no_store_has_yet_is_kept_before_a_stream_is_closed(serving, asked, noise):
+async def test_row_15_what_no_store_has_yet_is_kept_before_a_stream_is_closed(serving, asked, noise):
     failing = Failing(MemoryStore(QUOTA))
     loopback = await serving(failing, **{"state.retry_s": 60})
     talk, _ = await begun(loopback, asked, adaptation=keyed())

@@ -191,7 +191,7 @@ class Tuning(Learner):
         """Adapt the rows to an utterance each as `walk` does and recognise them; the slopes (rows, P) before the first update.
 
         The hypothesis from before the first update stands, and "skipped" says why, when the model hears "no speech" in it, when
-        anything became not finite ("diverged"), when an update left only blanks ("collapsed"), and when a hypothesis ran away ("loop",
+        anything became not finite ("diverged"), when an update left no word ("collapsed"), and when a hypothesis ran away ("loop",
         "length", "compression"). `beam` is the width of the search of sequence-to-sequence models.
         """
         batch = model.cached(model.prepare(waveforms), rows.names)
@@ -200,7 +200,9 @@ class Tuning(Learner):
         before = start or model.decode(batch, course.first)
         after = model.decode(batch, course.last) if path is None else model.decode(batch, beam=beam, weights=rows.tensors)
         tried = zip(course.faults(rows.values), before, after, course.details(before), strict=True)
-        judged = [(fault or ("" if path is None else self.guard(old, new)), old, new, detail) for fault, old, new, detail in tried]
+        judged = [
+            (fault or (_emptied(old, new) if path is None else self.guard(old, new)), old, new, detail) for fault, old, new, detail in tried
+        ]
         return [_attempt(*row) for row in judged], course.slope
 
 
@@ -260,8 +262,8 @@ def kept(heard: Sequence[Heard], attempts: Sequence[Attempt], adam: Adam) -> lis
     """Hypotheses with states that go on from where the optimiser is, or stay where the utterance was not fit to be learnt from."""
     found: list[Step] = []
     for index, (one, attempt) in enumerate(zip(heard, attempts, strict=True)):
-        # where nothing is heard no step is taken, whatever the other rows of the batch do
-        moved = attempt.fit and attempt.hears
+        # where nothing is heard no step is taken, whatever the other rows of the batch do; nor one behind which nothing is
+        moved = attempt.fit and attempt.event.detail.get("reason") not in ("no speech", "collapsed")
         state = one.state.updated(adam.row(index), count=adam.counts[index]) if moved else one.state
         found.append((attempt.hypothesis, state, (attempt.event,)))
     return found
@@ -276,6 +278,10 @@ def _refused(model: Recogniser, state: State, waveform: Waveform, reason: str) -
     rows = Rows.of(model.module, state.names, state["weights"][None]).tensors if state.names else None
     attempt = skipped(model.decode(model.prepare([waveform]), weights=rows)[0], reason, fit=False)
     return attempt.hypothesis, state, (attempt.event,)
+
+
+def _emptied(before: Hypothesis, after: Hypothesis) -> str:
+    return "collapsed" if before.text and not after.text else ""  # word boundaries alone are no blanks, and as empty
 
 
 def _attempt(fault: str, before: Hypothesis, after: Hypothesis, detail: dict[str, float | int | str]) -> Attempt:
