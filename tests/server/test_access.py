@@ -41,7 +41,7 @@ def sound(noise):
     return Waveform.from_pcm16(noise(1, 1600).tobytes(), 16_000)
 
 
-async def refused(address, words, timeout=0.3, **access):
+async def assert_refused(address, words, timeout=0.3, **access):
     """Both clients say the same in one line."""
     with pytest.raises(InputError) as error:
         await asyncio.to_thread(partial(asked, address, timeout=timeout, **access))
@@ -85,44 +85,46 @@ async def test_a_certificate_opens_the_door_where_the_server_asks_for_one(asking
     address, ca = asking
     certificate, key = CA.sign("acme").files(tmp_path, "acme")
     assert (await asyncio.to_thread(partial(asked, address, ca=ca, certificate=certificate, key=key))).models
-    await refused(address, f"{address} asks its clients for a certificate; give one with certificate (--tls-cert)", ca=ca)
+    await assert_refused(address, f"{address} asks its clients for a certificate; give one with certificate (--tls-cert)", ca=ca)
     for stranger in (authority("other").sign("acme"), CA.sign("acme", age=3 * DAY)):
         certificate, key = stranger.files(tmp_path, "stranger")
-        await refused(address, f"does not accept the certificate {certificate}", ca=ca, certificate=certificate, key=key)
+        await assert_refused(address, f"does not accept the certificate {certificate}", ca=ca, certificate=certificate, key=key)
 
 
 async def test_a_missing_or_wrong_token_says_what_to_send(guarded):
     address, ca = guarded
-    await refused(address, "this server asks for a token: send it", 20, ca=ca)
-    await refused(address, "the token is not known to this server", 20, ca=ca, token="s3cret")
+    await assert_refused(address, "this server asks for a token: send it", 20, ca=ca)
+    await assert_refused(address, "the token is not known to this server", 20, ca=ca, token="s3cret")
 
 
 async def test_plaintext_to_tls_and_tls_to_plaintext_are_named(guarded, serving):
     address, ca = guarded
-    await refused(address, f"{address} speaks TLS and was called in plaintext; name the authority of its certificate with ca (--tls-ca")
+    await assert_refused(
+        address, f"{address} speaks TLS and was called in plaintext; name the authority of its certificate with ca (--tls-ca"
+    )
     plain = await serving()
     address = f"localhost:{plain.server.port}"
-    await refused(address, f"{address} speaks no TLS; leave out ca (--tls-ca)", ca=ca)
+    await assert_refused(address, f"{address} speaks no TLS; leave out ca (--tls-ca)", ca=ca)
 
 
 async def test_a_server_that_is_not_trusted_says_why(guarded, serving, tmp_path):
     address, ca = guarded
     other = authority("other").files(tmp_path, "other")[0]
     words = f"the certificate of {address} is not trusted: unable to get local issuer certificate; name the authority that signed it"
-    await refused(address, words, ca=other)
-    await refused(address, "is not trusted: unable to get local issuer certificate; name the authority that signed it", ca="public")
+    await assert_refused(address, words, ca=other)
+    await assert_refused(address, "is not trusted: unable to get local issuer certificate; name the authority that signed it", ca="public")
     for pair, reason in (
         (CA.sign("server", hosts=("asr.example",)), "Hostname mismatch"), (CA.sign("server", age=3 * DAY), "certificate has expired"),
     ):  # fmt: skip
         certificate, key = pair.files(tmp_path, "spoilt")
         loopback = await serving(**{"security.certificate": certificate, "security.key": key})
-        await refused(f"localhost:{loopback.server.port}", reason, ca=ca)
+        await assert_refused(f"localhost:{loopback.server.port}", reason, ca=ca)
 
 
 async def test_nobody_at_home_is_still_nobody_at_home(guarded, tmp_path):
     _, ca = guarded
     for access in ({}, {"ca": ca}):
-        await refused("localhost:1", "no server answers at localhost:1; start one with `asrlife serve`", **access)
+        await assert_refused("localhost:1", "no server answers at localhost:1; start one with `asrlife serve`", **access)
 
 
 @pytest.mark.parametrize(("access", "words"), [
@@ -149,7 +151,7 @@ def test_what_cannot_be_used_is_said_before_anybody_is_called(tmp_path, monkeypa
 
 @pytest.mark.parametrize("address", ["localhost:1", "127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "unix:/run/asrlife.sock"])
 def test_a_token_may_go_to_this_machine_in_plaintext(address):
-    Access(address, token="t")
+    assert Access(address, token="t")._metadata == (("authorization", "Bearer t"),)
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:1", "asr.example:1", "[2001:db8::1]:1", "localhost.example:1", "dns:///localhost:1"])

@@ -209,8 +209,9 @@ async def test_interim_texts_are_timed_from_their_chunk(serving, noise):
 
 async def test_the_lag_of_the_event_loop_is_measured(serving):
     loopback = await serving(**{"metrics.port": 0})
-    while not (await scraped(loopback))["event_loop_lag_seconds_count"]:
+    while not (found := await scraped(loopback))["event_loop_lag_seconds_count"]:
         await asyncio.sleep(0.05)
+    assert found["event_loop_lag_seconds_sum"] >= 0
 
 
 async def test_no_label_says_whose_audio_it_was(serving, noise, asked):
