@@ -46,12 +46,18 @@ def _wanted_elsewhere(task: asyncio.Task[Any]) -> bool:
 
 
 async def awaited(requests: Requests, seconds: float, what: str) -> pb.StreamingRequest | None:
-    """The next request, None at the end; refused when it takes longer than `seconds`, or is none."""
+    """The next request of a stream, as `received`."""
+    late = f"no {what} for {seconds:g} s; send KEEPALIVE while there is nothing to say"
+    return await received(requests, seconds, "StreamingRequest", late)
+
+
+async def received(messages: AsyncIterator[T], seconds: float, kind: str, late: str) -> T | None:
+    """The next message, None at the end; refused in the words of `late` when it takes longer than `seconds`, or when it is no `kind`."""
     try:
-        return await within(anext(requests), seconds)
+        return await within(anext(messages), seconds)
     except StopAsyncIteration:
         return None
     except DecodeError:
-        raise illegible("StreamingRequest") from None
+        raise illegible(kind) from None
     except (asyncio.TimeoutError, TimeoutError):
-        raise Refusal("DEADLINE_EXCEEDED", f"no {what} for {seconds:g} s; send KEEPALIVE while there is nothing to say") from None
+        raise Refusal("DEADLINE_EXCEEDED", late) from None

@@ -41,10 +41,10 @@ class Auto(Descent):
     all, and of the slow weights before any step, by likelihood. Where the slow weights have lately been surer than the source, in nats
     less than `lead` times as unsure, the stream is believed without a vote and SUTA spared: no step sharpens that comparison.
 
-    Learnt weights are kept in a bank by noise floor. A sound met before gets its own back at once where they suit it better than those
-    at hand. A new one gets a place when a test that may be looked at for ever says so: a false alarm in `alarm` utterances at most, and
-    nothing within `radius` dB counts. It starts from the source, unless the weights at hand are less than `carry` times as unsure as
-    that, as in what only seems to be another sound. The bank has `places`.
+    Learnt weights are kept in a bank by noise floor. A sound met before gets its own back. A new one gets a place when a test that may
+    be looked at for ever says so: a false alarm in `alarm` utterances at most, and nothing within `radius` dB counts. It starts from
+    the source. Places of what only seems to be another sound share their weights: one in which the weights at hand are less than
+    `carry` times as unsure as the source, and two that take turns within `buffer` utterances. The bank has `places`.
 
     No step on silence, none where the source is surer than `confident`, no more where the loss has `converged` (relative), none that
     would end after `max_latency_ms`. Where even the adapted recognisers are less sure than `unheard` nobody has understood anything: the

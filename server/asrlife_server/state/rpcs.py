@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from asrlife.methods.online.state import State
 from asrlife.v1 import asrlife_pb2 as pb
@@ -17,12 +16,12 @@ from asrlife_server.config import ServerConfig
 from asrlife_server.engine import Engine, Priority
 from asrlife_server.fields import check
 from asrlife_server.opening import Make, check_name, settle_method
-from asrlife_server.refusal import Refusal, about, illegible, invalid
+from asrlife_server.refusal import Refusal, about, invalid
 from asrlife_server.state.entry import Address, QuotaError, StoreError
 from asrlife_server.state.keeper import Keeper
 from asrlife_server.state.verbs import Verbs, checked
 from asrlife_server.tenancy import Tenancy
-from asrlife_server.waiting import within
+from asrlife_server.waiting import received
 
 _PIECE = 64 * 1024  # bytes of an exported state in one message
 _IMPORTS = 4  # at a time; each may hold state.import_bytes in memory
@@ -110,15 +109,9 @@ class StateRpcs(asrlife_pb2_grpc.SpeechAdaptServicer):
 
     async def _next(self, chunks: AsyncIterator[pb.AdaptationChunk]) -> pb.AdaptationChunk | None:
         patience = self._config.timeouts.first_message_s
-        try:
-            chunk = await within(anext(chunks), patience)
-        except StopAsyncIteration:
-            return None
-        except DecodeError:
-            raise illegible("AdaptationChunk") from None
-        except (asyncio.TimeoutError, TimeoutError):
-            raise Refusal("DEADLINE_EXCEEDED", f"no further message of the import for {patience:g} s") from None
-        check(chunk)
+        chunk = await received(chunks, patience, "AdaptationChunk", f"no further message of the import for {patience:g} s")
+        if chunk is not None:
+            check(chunk)
         return chunk
 
     def _start(self, told: pb.StateVersion) -> State:
