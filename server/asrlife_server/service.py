@@ -171,10 +171,10 @@ class Service(StateRpcs):
     async def _exchanged(self, requests: Requests, place: Place, full: Refusal) -> pb.StreamingRequest:
         """The first message of a caller for whom there is no place but that of a live session of its own."""
         try:
-            first = await within(anext(requests), min(_KNOCK, self._config.timeouts.first_message_s))
-        except (StopAsyncIteration, asyncio.TimeoutError, TimeoutError):
+            first = await awaited(requests, min(_KNOCK, self._config.timeouts.first_message_s), "first message")
+        except Refusal:  # to say what is wrong with a call that has no place helps nobody
             raise full from None
-        if (place.tenant, first.config.session_id) not in self.streams:
+        if first is None or (place.tenant, first.config.session_id) not in self.streams:
             raise full
         self.admission.exchange(place, first.config.session_id)
         return first
