@@ -47,8 +47,9 @@ class Auto(Descent):
     `carry` times as unsure as the source, and two that take turns within `buffer` utterances. The bank has `places`.
 
     No step on silence, none where the source is surer than `confident`, no more where the loss has `converged` (relative), none that
-    would end after `max_latency_ms`. Where even the adapted recognisers are less sure than `unheard` nobody has understood anything: the
-    source's hypothesis stands and nothing is learnt. `confident` and `unheard` are mean log-probabilities (nats) of the best class.
+    would end after `max_latency_ms`. Where even the adapted recognisers are less sure than `unheard` nobody has understood anything yet: the
+    source's hypothesis stands, while the slow weights learn on. `confident` and `unheard` are mean log-probabilities (nats) of the best
+    class.
     Learnt weights stay within `drift` of the source, relative to its norm.
     """
 
@@ -175,9 +176,10 @@ class Auto(Descent):
         return believable[name].hypothesis, state, _stepped(tried, name)
 
     def _learnt(self, model: Recogniser, state: State, tried: Tried, event: Event, own: Tensor) -> tuple[State, tuple[Event, ...]]:
-        """What was understood goes into the buffer; a stream whose own weights fail where the source does not goes back to the source."""
+        """What was tried goes into the buffer; a stream whose own weights fail where the source does not goes back to the source."""
         failed = tried.slope is not None and "stream" not in tried.believable
-        if tried.slope is None or (event.kind != "stepped" and not (failed and tried.heeded.led)):
+        tells = event.kind == "stepped" or event.detail["reason"] == "unheard"  # the way out of heavy noise leads through what is not understood
+        if tried.slope is None or (not tells and not (failed and tried.heeded.led)):
             return state, ()
         if failed:
             back = state.updated({**fresh(own), "slope": None}, count=0, waiting=0)
