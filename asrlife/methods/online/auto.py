@@ -47,9 +47,9 @@ class Auto(Descent):
     `carry` times as unsure as the source, and two that take turns within `buffer` utterances. The bank has `places`.
 
     No step on silence, none where the source is surer than `confident`, no more where the loss has `converged` (relative), none that
-    would end after `max_latency_ms`. Where even the adapted recognisers are less sure than `unheard` nobody has understood anything yet: the
-    source's hypothesis stands, while the slow weights learn on. `confident` and `unheard` are mean log-probabilities (nats) of the best
-    class.
+    would end after `max_latency_ms`. Where even the adapted recognisers are less sure than `unheard` nobody has understood anything
+    yet: the source's hypothesis stands, while the slow weights learn on. `confident` and `unheard` are mean log-probabilities (nats) of
+    the best class.
     Learnt weights stay within `drift` of the source, relative to its norm.
     """
 
@@ -178,7 +178,8 @@ class Auto(Descent):
     def _learnt(self, model: Recogniser, state: State, tried: Tried, event: Event, own: Tensor) -> tuple[State, tuple[Event, ...]]:
         """What was tried goes into the buffer; a stream whose own weights fail where the source does not goes back to the source."""
         failed = tried.slope is not None and "stream" not in tried.believable
-        tells = event.kind == "stepped" or event.detail["reason"] == "unheard"  # the way out of heavy noise leads through what is not understood
+        # in heavy noise learning begins with what is not understood
+        tells = event.kind == "stepped" or event.detail["reason"] == "unheard"
         if tried.slope is None or (not tells and not (failed and tried.heeded.led)):
             return state, ()
         if failed:
