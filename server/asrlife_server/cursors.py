@@ -44,7 +44,12 @@ class Cursors:
     @property
     def due(self) -> bool:
         """Whether a second of sound has come since the last message."""
-        return self.received - self._told >= self._rate
+        return self.received >= self.next_due
+
+    @property
+    def next_due(self) -> int:
+        """The sample with which they are due again."""
+        return self._told + self._rate
 
     def final(self, begun: int | None) -> int:
         """The sample before which every utterance has its final; `begun` is where the utterance under way begins."""

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from asrlife_server.sound import LISTENING_RATE, Resampler
+from asrlife_server.tape import Decode, Segment, Tape
 
 WINDOW = 512  # samples at 16 kHz that the detector judges at once
 Judge = Callable[[np.ndarray], float]  # a window (512,) at 16 kHz -> the probability of speech in it
@@ -27,16 +28,6 @@ class Paused:
     """The utterance under way has probably ended at sample `offset`."""
 
     offset: int
-
-
-@dataclass(frozen=True, eq=False)
-class Segment:
-    """An utterance's samples [start, end) of the stream at the stream's own rate; `forced` when it was cut for its length."""
-
-    samples: np.ndarray
-    start: int
-    end: int
-    forced: bool = False
 
 
 Happening = Began | Paused | Segment
@@ -70,41 +61,6 @@ class Endpointer(Protocol):
         """End the utterance under way here."""
 
 
-class Tape:
-    """The samples of a stream from `start` on."""
-
-    def __init__(self) -> None:
-        self.start = 0
-        self.end = 0  # one past the last sample
-        self._pieces: list[np.ndarray] = []
-
-    def append(self, samples: np.ndarray) -> None:
-        """Add samples at the end."""
-        self._pieces.append(samples)
-        self.end += len(samples)
-
-    @property
-    def _samples(self) -> np.ndarray:
-        if len(self._pieces) != 1:  # joined when they are looked at: a long utterance is not copied for every chunk of it
-            self._pieces = [np.concatenate(self._pieces)] if self._pieces else [np.zeros(0, np.float32)]
-        return self._pieces[0]
-
-    def cut(self, start: int, end: int, forced: bool = False) -> Segment:
-        """Copy [start, end) and forget all before `end`."""
-        segment = self.copy(start, end, forced)
-        self.forget(end)
-        return segment
-
-    def copy(self, start: int, end: int, forced: bool = False) -> Segment:
-        """The samples of [start, end)."""
-        return Segment(self._samples[start - self.start : end - self.start].copy(), start, end, forced)
-
-    def forget(self, before: int) -> None:
-        """Drop what came before sample `before`."""
-        self._pieces = [self._samples[max(0, before - self.start) :]]
-        self.start = self.end - len(self._pieces[0])
-
-
 class External:
     """Ends an utterance only when told to, or when it has `longest` samples."""
 
@@ -131,6 +87,20 @@ class External:
         """Take samples."""
         self._tape.append(samples)
         return []
+
+    def hold(self, data: bytes, count: int, decode: Decode) -> None:
+        """Take so many samples as bytes, in which nothing is cut yet."""
+        self._tape.hold(data, count, decode)
+
+    @property
+    def start(self) -> int:
+        """Where the last utterance ended."""
+        return self._tape.start
+
+    @property
+    def limit(self) -> int:
+        """The last sample that the utterance under way may have."""
+        return self._tape.start + self._longest
 
     def feed(self, samples: np.ndarray) -> list[Happening]:
         """Take samples and say what is cut."""

@@ -8,7 +8,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from asrlife_server.refusal import invalid
+from asrlife.v1 import asrlife_pb2 as pb
+from asrlife_server.refusal import about, invalid
 
 HONOURED = frozenset(
     """config.encoding config.sample_rate_hz config.channels config.language config.model config.max_alternatives config.word_times
@@ -39,6 +40,22 @@ def check(message: Message, path: str = "", honoured: frozenset[str] = HONOURED)
             raise invalid(place, "not supported by this server; leave it unset")
         if isinstance(value, Message) and not isinstance(value, Duration):
             check(value, place, honoured)
+
+
+def check_size(field: str, size: int, limit: int, unit: str) -> None:
+    """Refuse what is larger than one message may be."""
+    if size > limit:
+        raise about("RESOURCE_EXHAUSTED", field, f"{size} {unit} are above the limit of {limit} {unit}; send smaller pieces")
+
+
+def holds_sound(request: pb.StreamingRequest) -> bool:
+    """Whether a request holds a chunk of sound, without a number and without anything else; quicker than `check`."""
+    if not request.HasField("audio"):
+        return False
+    audio = request.audio
+    if audio.HasField("sequence") or audio.HasField("capture_time"):
+        return False
+    return not len(UnknownFieldSet(audio)) and not len(UnknownFieldSet(request))
 
 
 def _set_fields(message: Message) -> Iterator[tuple[str, object]]:

@@ -10,7 +10,7 @@ from asrlife.audio.read import defects
 from asrlife.audio.waveform import Waveform
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server import wire
-from asrlife_server.endpointing import Segment
+from asrlife_server.tape import Segment
 
 _ODD = {
     "silent": "digital silence; is the microphone muted?",

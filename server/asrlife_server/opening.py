@@ -15,7 +15,7 @@ from asrlife_server.endpointing import Rules
 from asrlife_server.fields import check
 from asrlife_server.patience import check_waits
 from asrlife_server.refusal import Refusal, invalid
-from asrlife_server.sound import LISTENING_RATE, Decoder, alaw, finest, float32, mulaw, pcm16
+from asrlife_server.sound import LISTENING_RATE, Decoder, Raw, alaw, finest, float32, mulaw, pcm16
 
 Make = Callable[[str, Mapping[str, Any], Any], Any]  # asrlife.methods.online.make
 
@@ -44,6 +44,16 @@ class Opening:
     rules: Rules
     interval_ms: int | None
     method: Any
+
+    @property
+    def deaf(self) -> bool:
+        """Whether sound is only put away as it comes: the client says where utterances end, and nothing is compressed."""
+        return self.external and isinstance(self.decoder, Raw)
+
+    @property
+    def interval(self) -> int | None:
+        """Least samples between interim results; None where there are none."""
+        return None if self.interval_ms is None else self.interval_ms * self.rate // 1000
 
 
 def opened_with(request: pb.StreamingRequest, server: ServerConfig, model: Any, make: Make) -> Opening:

@@ -23,7 +23,7 @@ from asrlife_server.lessons import Lesson
 from asrlife_server.opening import Opening
 from asrlife_server.patience import Patience
 from asrlife_server.refusal import Refusal
-from asrlife_server.sound import Raw
+from asrlife_server.shelf import Shelf
 from asrlife_server.work import Command, Heard, Messages, Spoken, Step, Totals
 
 _NOT_KEPT = frozenset({"slow_committed", "reset"})  # events that say nothing of a stream which keeps nothing
@@ -53,6 +53,7 @@ class Session:
         self._decoder = opening.decoder
         self._agreement = Agreement()
         self._cursors = Cursors(opening.rate, self.adapts)
+        self._shelf = Shelf(opening, endpointer, self._cursors)
         self._patience = Patience.of(opening.config)
         self._waiting: dict[int, Sequence[Hypothesis]] = {}  # finals that wait for their adaptation
         self._begun = 0  # utterances
@@ -63,11 +64,6 @@ class Session:
     def adapts(self) -> bool:
         """Whether finals are refined."""
         return bool(self.opening.config.adaptation.method != "none")
-
-    @property
-    def deaf(self) -> bool:
-        """Whether sound is only put away as it comes: the client says where utterances end, and nothing is compressed."""
-        return self.opening.external and isinstance(self._decoder, Raw)
 
     def adopt(self, state: Any, version: int, begun: int) -> None:
         """Start from a state that was kept, in a session that has begun so many utterances."""
@@ -85,6 +81,12 @@ class Session:
         """Put a chunk away: what is odd about it, and the windows that are to be judged."""
         return self._gap(audio), self._put(self._decoder.decode(audio.content))
 
+    def put_away(self, content: bytes) -> bool:
+        """Take a chunk from which nothing follows but that it is there; False, and nothing is done, where something may."""
+        put = self._shelf.put(content)
+        self.totals.audio = self._cursors.received / self.opening.rate
+        return put
+
     def judged(self, speech: Sequence[float]) -> Heard:
         """What the sound put away led to, by the probability of speech in each window."""
         happened = self._endpointer.judged(speech)
@@ -93,6 +95,7 @@ class Session:
         if self._cursors.due:
             heard.messages += self.cursors()
         self._lose_patience(heard)
+        self._shelf.looked(self._shown)
         return heard
 
     @property
@@ -235,11 +238,11 @@ class Session:
             heard.over = True
 
     def _interim(self, paused: bool) -> list[Spoken]:
-        if self.opening.interval_ms is None:
+        begun, interval = self._endpointer.begun, self.opening.interval
+        if interval is None or begun is None or self._cursors.received - max(self._shown, begun) < (1 if paused else interval):
             return []
-        segment, least = self._endpointer.open, 1 if paused else self.opening.interval_ms * self.opening.rate // 1000
-        if segment is None or segment.end - max(self._shown, segment.start) < least:
-            return []
+        segment = self._endpointer.open
+        assert segment is not None
         self._shown = segment.end
         return [Spoken(self._begun, segment, whole=False)]
 

@@ -37,10 +37,14 @@ class Decoder(Protocol):
 
 
 class Raw:
-    """Samples without a header, `width` bytes each; one that a chunk's end cuts in two waits for its other part."""
+    """Samples without a header, `width` bytes each; one that a chunk's end cuts in two waits for its other part.
 
-    def __init__(self, parse: Callable[[bytes], np.ndarray], width: int) -> None:
-        self._parse = parse
+    `any_bytes`: there are none that `parse` refuses, so that they can be decoded later.
+    """
+
+    def __init__(self, parse: Callable[[bytes], np.ndarray], width: int, any_bytes: bool = True) -> None:
+        self.any_bytes = any_bytes
+        self.parse = parse
         self._width = width
         self._carry = b""
 
@@ -49,12 +53,16 @@ class Raw:
         """Bytes of a sample whose end has not come."""
         return len(self._carry)
 
+    def whole(self, data: bytes) -> int | None:
+        """How many samples the bytes are; None where one of them is cut in two, or was before."""
+        return None if self._carry or len(data) % self._width else len(data) // self._width
+
     def decode(self, data: bytes) -> np.ndarray:
         """Samples (n,) that are whole now."""
         data = self._carry + data if self._carry else data
         odd = len(data) % self._width
         self._carry = data[len(data) - odd :] if odd else b""
-        return self._parse(data[: len(data) - odd])
+        return self.parse(data[: len(data) - odd])
 
     def finish(self) -> np.ndarray:
         """Nothing: what is whole is out already."""
@@ -63,12 +71,18 @@ class Raw:
 
 def pcm16() -> Raw:
     """Signed 16-bit little-endian, scaled as Waveform.from_pcm16 does it; no bytes can be wrong, so that nothing is looked for."""
-    return Raw(lambda data: np.frombuffer(data, "<i2").astype(np.float32) / 32_768, 2)
+    return Raw(_scaled, 2)
+
+
+def _scaled(data: bytes) -> np.ndarray:
+    samples = np.frombuffer(data, "<i2").astype(np.float32)
+    samples *= np.float32(1 / 32_768)  # a power of two: exact
+    return samples
 
 
 def float32() -> Raw:
     """Little-endian float32; NaN and infinity are refused, and so is what no recording reaches."""
-    return Raw(lambda data: finite(np.frombuffer(data, "<f4").astype(np.float32)), 4)
+    return Raw(lambda data: finite(np.frombuffer(data, "<f4").astype(np.float32)), 4, any_bytes=False)
 
 
 def mulaw() -> Raw:

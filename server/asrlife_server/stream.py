@@ -13,7 +13,7 @@ from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server import hearing
 from asrlife_server.config import Limits, Timeouts
 from asrlife_server.engine import Engine, Late, Priority
-from asrlife_server.fields import check
+from asrlife_server.fields import check, check_size, holds_sound
 from asrlife_server.jobs import Done, Owner, exhausted
 from asrlife_server.lessons import Lesson
 from asrlife_server.longest import Longest
@@ -22,7 +22,7 @@ from asrlife_server.pace import Pace
 from asrlife_server.refusal import Refusal, about, invalid
 from asrlife_server.session import Session
 from asrlife_server.state.kept import Kept
-from asrlife_server.waiting import Requests, awaited
+from asrlife_server.waiting import Incoming, Requests
 from asrlife_server.work import Command, Heard, Spoken, Step
 
 _log = logging.getLogger("asrlife.server")
@@ -56,6 +56,8 @@ class Stream:
         self._engine = engine
         self._limits = limits
         self._timeouts = timeouts
+        self._deaf = session.opening.deaf
+        self._quick = min(_MOMENT, limits.chunk_bytes)
         self._kept = kept
         self._owner = Owner(tenant, session.name)
         self._pace = Pace(limits.adaptation_wait_ms)
@@ -143,25 +145,36 @@ class Stream:
         await self._glances.put(None)
 
     async def _take_all(self, requests: Requests) -> None:
-        while not self._over:
-            request = await awaited(requests, self._timeouts.idle_s, "audio")
-            if request is None:
-                raise about("INVALID_ARGUMENT", "control", "the stream ended without FINISH; the utterance under way was dropped")
-            check(request)
-            await self._take(request)
-            if self._longest.exceeded(self.session):
-                self._verdict = partial(self._longest.refusal, self.session)
-                return
-            if request.WhichOneof("request") == "control" and request.control == pb.FINISH:
-                return
+        with Incoming(requests, self._timeouts.idle_s, "audio") as incoming:
+            while not self._over:
+                request = await incoming.next()
+                if request is None:
+                    raise about("INVALID_ARGUMENT", "control", "the stream ended without FINISH; the utterance under way was dropped")
+                if not self._put_away(request):
+                    check(request)
+                    await self._take(request)
+                if self._longest.exceeded(self.session):
+                    self._verdict = partial(self._longest.refusal, self.session)
+                    return
+                if request.control == pb.FINISH:
+                    return
+
+    def _put_away(self, request: pb.StreamingRequest) -> bool:
+        """Take sound from which nothing follows but that it is there, and which is most of what a client sends; False for all else."""
+        if not (self._deaf and holds_sound(request)):
+            return False
+        content = request.audio.content
+        done = len(content) <= self._quick and self.session.put_away(content)
+        self._pace.sent(self.session.totals.audio)
+        return done
 
     async def _take(self, request: pb.StreamingRequest) -> None:
         kind = request.WhichOneof("request")
         if kind == "audio":
-            self._check_size("audio.content", len(request.audio.content), self._limits.chunk_bytes, "bytes")
+            check_size("audio.content", len(request.audio.content), self._limits.chunk_bytes, "bytes")
             await self._hear(await self._heard(request.audio))
         elif kind == "silence":
-            self._check_size("silence.duration_ms", request.silence.duration_ms, self._limits.silence_ms, "ms")
+            check_size("silence.duration_ms", request.silence.duration_ms, self._limits.silence_ms, "ms")
             await self._hear(await self._listen(partial(self.session.silence, request.silence.duration_ms)))
         elif kind == "control":
             await self._control(request.control)
@@ -178,13 +191,8 @@ class Stream:
         elif control != pb.KEEPALIVE:
             raise invalid("control", f"{control} is no control of this server")
 
-    @staticmethod
-    def _check_size(field: str, size: int, limit: int, unit: str) -> None:
-        if size > limit:
-            raise about("RESOURCE_EXHAUSTED", field, f"{size} {unit} are above the limit of {limit} {unit}; send smaller pieces")
-
     async def _heard(self, audio: pb.Audio) -> Heard:
-        if self.session.deaf and len(audio.content) <= _MOMENT:
+        if self._deaf and len(audio.content) <= self._quick:
             return self.session.hear(audio)  # sooner done than handed over to another thread
         heard = self._charged(await self._engine.run(Priority.HEAR, hearing.task(self.session, audio), self._owner))
         if isinstance(heard, Refusal):

@@ -72,9 +72,8 @@ class Call:
     def arrived(self, request: pb.StreamingRequest) -> None:
         """A request has come."""
         self._arrived = time.time()
-        given = request.config.request_id
-        if _IDENTIFIER.fullmatch(given):
-            self.request_id = given
+        if request.HasField("config") and _IDENTIFIER.fullmatch(request.config.request_id):
+            self.request_id = request.config.request_id
 
     def taken(self) -> None:
         """The request that came last has been heard: the next one is asked for."""

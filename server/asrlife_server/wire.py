@@ -12,7 +12,7 @@ from asrlife.methods.online.method import Event
 from asrlife.text.hypothesis import Hypothesis
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.config import ServerConfig
-from asrlife_server.endpointing import Segment
+from asrlife_server.tape import Segment
 
 _KINDS = {
     "stepped": pb.AdaptationEvent.STEPPED,

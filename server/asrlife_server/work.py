@@ -8,7 +8,7 @@ from typing import Any
 from asrlife.methods.online.method import Event
 from asrlife.text.hypothesis import Hypothesis
 from asrlife.v1 import asrlife_pb2 as pb
-from asrlife_server.endpointing import Segment
+from asrlife_server.tape import Segment
 
 Messages = list[pb.StreamingResponse]
 

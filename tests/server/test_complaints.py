@@ -105,13 +105,13 @@ async def test_complaint_a_model_at_work_holds_up_nobody_who_only_asks(serving, 
 async def test_complaint_ten_minutes_of_mute_with_keepalive_survive_and_without_do_not(serving, noise, monkeypatch):
     """The loop's clock is put forward: half of the time that a stream may be idle, twenty times."""
     loop, ahead, waits = asyncio.get_running_loop(), [0.0], [0]
-    now, awaited = loop.time, stream.awaited
+    now, following = loop.time, stream.Incoming.next
 
-    async def counted(*arguments):
+    async def counted(incoming):
         waits[0] += 1
-        return await awaited(*arguments)
+        return await following(incoming)
 
-    monkeypatch.setattr(stream, "awaited", counted)
+    monkeypatch.setattr(stream.Incoming, "next", counted)
     monkeypatch.setattr(loop, "time", lambda: now() + ahead[0])
     loopback = await serving()
     idle = loopback.server.config.timeouts.idle_s

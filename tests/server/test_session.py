@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from asrlife.errors import InputError
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server.config import ServerConfig
 from asrlife_server.endpointing import External
-from asrlife_server.opening import opened_with
+from asrlife_server.opening import ENCODINGS, opened_with
 from asrlife_server.session import Session
+
+SHORT = pb.Endpointing(mode=pb.Endpointing.EXTERNAL, max_utterance_ms=500)
 
 
 @pytest.fixture
@@ -87,3 +91,31 @@ def test_clipped_sound_is_warned_of_and_decoded(session):
     one.hear(audio(tone))
     heard = one.finalise()
     assert [message.warning.code for message in heard.messages] == ["CLIPPED"] and len(heard.work) == 1
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 3000), st.booleans()), max_size=12), st.sampled_from(["PCM16", "MULAW", "FLOAT32"]))
+def test_sound_that_is_put_away_unheard_is_all_there_in_its_order(session, chunks, encoding):
+    content = np.random.default_rng(0).integers(0, 64, sum(size for size, _ in chunks)).astype(np.uint8).tobytes()
+    samples, at, one = [], 0, session(encoding=pb.Encoding.Value(encoding), endpointing=SHORT)
+    for size, ended in chunks:
+        part, at = content[at : at + size], at + size
+        work = [] if one.put_away(part) else one.hear(pb.Audio(content=part)).work
+        samples += [spoken.segment.samples for spoken in work + (one.finalise().work if ended else [])]
+    samples += [spoken.segment.samples for spoken in one.finalise().work]
+    whole = ENCODINGS[pb.Encoding.Value(encoding)](16_000).decode(content)
+    assert np.array_equal(np.concatenate([whole[:0], *samples]), whole) and all(0 < len(each) <= 8000 for each in samples)
+    assert one.totals.audio == len(whole) / 16_000
+
+
+def test_what_is_put_away_unheard_leaves_out_nothing_that_is_due(session, noise):
+    one = session(interim=pb.Interim(enable=True, min_interval_ms=250), cursors=True)
+    content, told, away = noise(0, 1600).tobytes(), [], 0
+    for chunk in range(1, 31):
+        if one.put_away(content):
+            away += 1
+            continue
+        heard = one.hear(pb.Audio(content=content))
+        told += [(chunk, "interim") for _ in heard.work] + [(chunk, "cursors") for _ in heard.messages]
+    assert [chunk for chunk, kind in told if kind == "interim"] == list(range(3, 31, 3))
+    assert [chunk for chunk, kind in told if kind == "cursors"] == [10, 20, 30] and away == 30 - 12

@@ -13,7 +13,7 @@ from asrlife.audio.speak import speak
 from asrlife.audio.waveform import Waveform
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server import oddities
-from asrlife_server.endpointing import Segment
+from asrlife_server.tape import Segment
 
 CORPORA = Path(__file__).parents[2].parent / "shared" / "data"
 WIDE = ("speech-grid", "speech-librispeech", "speech-read-prose", "speech-samples")  # sampled at 16 kHz or above
