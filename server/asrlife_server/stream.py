@@ -191,17 +191,16 @@ class Stream:
         elif control != pb.KEEPALIVE:
             raise invalid("control", f"{control} is no control of this server")
 
-    async def _heard(self, audio: pb.Audio) -> Heard:
+    async def _heard(self, audio: pb.Audio) -> Any:
         if self._deaf and len(audio.content) <= self._quick:
             return self.session.hear(audio)  # sooner done than handed over to another thread
-        heard = self._charged(await self._engine.run(Priority.HEAR, hearing.task(self.session, audio), self._owner))
+        heard = await self._listen(hearing.task(self.session, audio))
         if isinstance(heard, Refusal):
             raise heard
         return heard
 
-    async def _listen(self, call: Any) -> Heard:
-        heard: Heard = self._charged(await self._engine.run(Priority.HEAR, call, self._owner))
-        return heard
+    async def _listen(self, work: Any) -> Any:
+        return self._charged(await self._engine.run(Priority.HEAR, work, self._owner))
 
     async def _hear(self, heard: Heard) -> None:
         self._pace.sent(self.session.totals.audio)
