@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from asrlife.data.utterance import Utterance
 from asrlife.errors import InputError
 from asrlife.methods.online.method import Event
-from asrlife.methods.online.restore import drift
+from asrlife.methods.online.restore import drift, finite
 from asrlife_server import oddities
 from asrlife_server.jobs import Task
 from asrlife_server.opening import Opening
@@ -90,12 +89,17 @@ def unfit(opening: Opening, spoken: Spoken) -> str:
 
 
 def bounded(source: Any, cap: float | None, before: Any, step: Step) -> Step:
-    """A step with its distance to `source`; beyond `cap` it is not taken: the last good state stays, and the unadapted text stands."""
+    """A step with its distance to `source`; beyond `cap`, or with numbers that are not finite, it is not taken.
+
+    The last good state stays then, and the unadapted text stands.
+    """
     if step.state is before:
         return step
+    if not finite(step.state, before):
+        return Step(step.spoken, None, before, (Event("skipped", {"reason": "diverged"}),))
     distance = drift(step.state, source)
     if cap is None or distance <= cap:
-        return replace(step, drift=distance if math.isfinite(distance) else None)
-    detail: dict[str, float | int | str] = {"reason": "drift", "drift": distance if math.isfinite(distance) else -1.0, "cap": cap}
+        return replace(step, drift=distance)
+    detail: dict[str, float | int | str] = {"reason": "drift", "drift": distance, "cap": cap}
     skipped = Event("skipped", {"reason": "drift"})  # what every utterance without a refinement has
     return Step(step.spoken, None, before, (skipped, Event("reset", detail)))

@@ -230,26 +230,29 @@ async def serving(fakes: Fakes) -> AsyncIterator[Callable[..., Any]]:
 
 @pytest.fixture
 def undisturbed(noise):
-    """Another stream that is in the middle of an utterance all the while, and ends with what it would have had alone."""
+    """Another stream that is in the middle of an utterance all the while, and ends with what it would have had alone.
 
-    async def alone(loopback):
-        talk = await loopback.opened()
-        await talk.say(noise(90, 1600))
+    `sound` is what it says before and after; `fields` are those of its config.
+    """
+
+    async def alone(loopback, sound, fields):
+        talk = await loopback.opened(**fields)
+        await talk.say(sound[0])
         return talk
 
-    async def ended(talk):
-        await talk.say(noise(91, 1600))
+    async def ended(talk, sound):
+        await talk.say(sound[1])
         await talk.send(control=pb.FINISH)
         rest = await talk.rest()
         assert await talk.ended() == ("OK", "")
         return [response for response in rest if not response.HasField("closed")], rest[-1].closed.state_digest
 
     @asynccontextmanager
-    async def around(loopback):
-        expected = await ended(await alone(loopback))
-        other = await alone(loopback)
+    async def around(loopback, sound=(noise(90, 1600), noise(91, 1600)), **fields):
+        expected = await ended(await alone(loopback, sound, fields), sound)
+        other = await alone(loopback, sound, fields)
         yield
-        assert await ended(other) == expected
+        assert await ended(other, sound) == expected
 
     return around
 
@@ -259,7 +262,7 @@ async def beside(undisturbed):
     """`undisturbed` for a whole test: starts another stream now, and looks at the test's end whether it went on as it would have alone."""
     async with AsyncExitStack() as others:
 
-        async def start(loopback):
-            await others.enter_async_context(undisturbed(loopback))
+        async def start(loopback, **fields):
+            await others.enter_async_context(undisturbed(loopback, **fields))
 
         yield start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 import asrlife
 from asrlife.audio.speak import speak
+from asrlife.methods.online import losses
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife.v1 import asrlife_pb2_grpc
 from asrlife_server.config import ServerConfig
@@ -21,7 +23,7 @@ from tests.server.conftest import Fakes, Loopback, Talk
 from tests.server.keeping import begun, finished, session, spoken
 from tests.server.test_complaints import Held, finals, of
 
-A, SKIPPED = pb.Adaptation, pb.AdaptationEvent.SKIPPED
+A, SKIPPED, STEPPED = pb.Adaptation, pb.AdaptationEvent.SKIPPED, pb.AdaptationEvent.STEPPED
 
 
 @asynccontextmanager
@@ -93,8 +95,10 @@ async def test_row_11_who_goes_away_leaves_the_last_commit_and_no_work(serving, 
         await channel.close()
 
 
-async def test_row_11_what_the_model_was_to_do_for_who_is_gone_is_not_done(serving, noise, fakes):
+async def test_row_11_what_the_model_was_to_do_for_who_is_gone_is_not_done(serving, noise, fakes, beside):
     loopback = await serving()
+    await beside(loopback)
+    fakes.model.heard.clear()
     async with Held(loopback.server.engine, Priority.FINAL):
         talk, other = await loopback.opened(session_id="this"), await loopback.opened()
         for each, length in ((talk, 3200), (other, 1600)):
@@ -113,14 +117,14 @@ async def test_row_11_what_the_model_was_to_do_for_who_is_gone_is_not_done(servi
 
 async def test_row_8_a_live_stream_loses_lessons_before_words(serving, noise, undisturbed):
     loopback = await serving(**{"limits.adaptation_wait_ms": 1})
-    async with Held(loopback.server.engine, Priority.ADAPT) as held:
+    other = undisturbed(loopback, adaptation=A(method="none"))  # its words come while the lessons' thread is held up
+    async with Held(loopback.server.engine, Priority.ADAPT), other:
         talk = await loopback.opened()
         for index in range(4):
             await talk.say(noise(index, 1600))
             await talk.send(control=pb.FINALIZE_UTTERANCE)
         assert [(await talk.next("adaptation_event")).reason for _ in range(4)] == ["budget"] * 4
-        held.go_on.set()
-        closed = await finished(talk)
+    closed = await finished(talk)
     assert (closed.utterances, closed.steps, closed.audio.ToMilliseconds()) == (4, 0, 400)
 
 
@@ -129,29 +133,81 @@ def model():
     return asrlife.load("embedded:ctc")
 
 
-@pytest.mark.parametrize("method", ["suta", "csuta"])
-async def test_row_19_a_step_that_collapses_is_taken_back_and_the_unadapted_text_stands(model, method):
-    """With a learning rate of 1 nothing is left of any text."""
+@pytest.fixture
+async def real(model):
+    """A server with a model that recognises words."""
     server = Server(ServerConfig.read(None, {"port": 0, "state.backend": "memory", "limits.adaptation_wait_ms": 600_000}), model)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        loopback = Loopback(server, channel, Fakes())
-        samples = (speak("turn on the kitchen light").samples * 32_767).astype(np.int16)
-        talk = await loopback.opened(session_id="this", adaptation=A(method=method, settings={"lr": "1", "steps": "3"}))
-        base = served(loopback, "this").session.state.digest()
-        other = await loopback.opened(adaptation=A(method="none"))
+        yield Loopback(server, channel, Fakes())
+    await server.stop(0)
+
+
+def spoken_words(text):
+    return (speak(text).samples * 32_767).astype(np.int16)
+
+
+@pytest.mark.parametrize("method", ["suta", "csuta"])
+async def test_row_19_a_step_that_collapses_is_taken_back_and_the_unadapted_text_stands(real, undisturbed, method):
+    """With a learning rate of 1 nothing is left of any text."""
+    samples = spoken_words("turn on the kitchen light")
+    async with undisturbed(real, np.split(samples, [8000]), adaptation=A(method=method)):  # learns all the same
+        talk = await real.opened(session_id="this", adaptation=A(method=method, settings={"lr": "1", "steps": "3"}))
+        base = served(real, "this").session.state.digest()
+        other = await real.opened(adaptation=A(method="none"))
         for each in (talk, other):
             for _ in range(2):
                 await each.say(samples)
                 await each.send(control=pb.FINALIZE_UTTERANCE)
             await each.send(control=pb.FINISH)
         rest, plain = await talk.rest(), await other.rest()
-    await server.stop(0)
     texts = [[final.alternatives[0].transcript for final in finals(each)] for each in (rest, plain)]
     assert texts[0] == texts[1] and texts[0][0]
     assert [(event.kind, event.reason) for event in of("adaptation_event", rest)] == [(SKIPPED, "collapsed")] * 2
     assert [each.alternatives[0].transcript for each in of("refinement", rest)] == texts[0]
     assert rest[-1].closed.state_digest == base
+
+
+@pytest.mark.parametrize("method", ["csuta", "dsuta"])
+async def test_row_19_a_loss_that_is_not_finite_is_not_learnt_from(real, undisturbed, monkeypatch, method):
+    """The utterances before and behind it are."""
+    samples, whole, broken = spoken_words("turn on the kitchen light"), losses.suta, []
+
+    def suta(*arguments):
+        found = whole(*arguments)
+        return replace(found, blend=found.blend * float("nan")) if broken else found
+
+    monkeypatch.setattr(losses, "suta", suta)
+    async with undisturbed(real, np.split(samples, [8000]), adaptation=A(method=method)):
+        talk = await real.opened(session_id="this", adaptation=A(method=method))
+        events, digests, texts = [], [], []
+        for index in range(3):
+            broken[:] = [True] * (index == 1)
+            await talk.say(samples)
+            await talk.send(control=pb.FINALIZE_UTTERANCE)
+            final, refinement = (await talk.next("result")).alternatives[0], (await talk.next("refinement")).alternatives[0]
+            events.append(await talk.next("adaptation_event"))
+            digests.append(served(real, "this").session.state.digest())
+            texts.append((final.transcript, refinement.transcript))
+        await finished(talk)
+    assert [(event.kind, event.reason) for event in events] == [(STEPPED, ""), (SKIPPED, "diverged"), (STEPPED, "")]
+    assert events[1].state_version == events[0].state_version and digests[1] == digests[0]
+    assert texts[1][0] == texts[0][0] and texts[1][1]
+    assert digests[2] != digests[1]
+
+
+@pytest.mark.parametrize("cap", [None, 100.0])
+async def test_row_19_a_method_that_learns_what_is_not_finite_is_not_believed(serving, noise, beside, cap):
+    loopback = await serving(**({} if cap is None else {"state.drift_cap": cap}))
+    await beside(loopback)
+    talk = await loopback.opened(session_id="this", adaptation=A(method="count", settings={"gain": "nan"}))
+    base = served(loopback, "this").session.state.digest()
+    await talk.say(noise(1, 1600))
+    await talk.send(control=pb.FINISH)
+    rest = await talk.rest()
+    assert [final.alternatives[0].transcript.split()[0] for final in finals(rest)] == ["1600"] and not of("refinement", rest)
+    assert [(event.kind, event.reason, event.state_version) for event in of("adaptation_event", rest)] == [(SKIPPED, "diverged", 0)]
+    assert rest[-1].closed.state_digest == base and await talk.ended() == ("OK", "")
 
 
 class Death(BaseException):

@@ -15,17 +15,18 @@ from tests.server.keeping import AE, ANNA, FULL, QUOTA, Failing, after, begun, f
 from tests.server.redis_server import RedisServer
 
 
-async def test_row_22_redis_that_is_killed_while_serving_ends_no_stream_and_loses_nothing(serving, asked, noise, tmp_path):
+async def test_row_22_redis_that_is_killed_while_serving_ends_no_stream_and_loses_nothing(serving, asked, noise, tmp_path, undisturbed):
     redis = RedisServer(tmp_path)
     with redis as url:
         loopback = await serving(**{"state.backend": "redis", "state.url": url, "state.retry_s": 0.05})
         talk, _ = await begun(loopback, asked, adaptation=keyed())
         assert (await spoken(talk, noise, 1))[1].kind == AE.PERSISTED
-        await asyncio.to_thread(redis.kill)
-        _, event = await spoken(talk, noise, 2)
-        assert event.kind == AE.PERSIST_FAILED and "redis: " in event.reason
-        late, opened = await begun(loopback, asked, adaptation=keyed("berta"))
-        assert opened.state_version == 0 and not (await restored(late)).restored
+        async with undisturbed(loopback):  # keeps nothing, and ends while there is no store
+            await asyncio.to_thread(redis.kill)
+            _, event = await spoken(talk, noise, 2)
+            assert event.kind == AE.PERSIST_FAILED and "redis: " in event.reason
+            late, opened = await begun(loopback, asked, adaptation=keyed("berta"))
+            assert opened.state_version == 0 and not (await restored(late)).restored
         await asyncio.to_thread(redis.start)
         while loopback.server.keeper.residents.dirty:
             await asyncio.sleep(0.02)
@@ -130,15 +131,14 @@ async def test_an_answer_that_was_lost_is_no_conflict(serving, asked, noise, fai
     await finished(talk)
 
 
-async def test_row_22_a_store_that_hangs_holds_no_stream(serving, asked, noise, failing):
+async def test_row_22_a_store_that_hangs_holds_no_stream(serving, asked, noise, failing, undisturbed):
     loopback = await serving(failing, **{"state.timeout_s": 0.2})
     talk, _ = await begun(loopback, asked, adaptation=keyed())
-    failing.gate.clear()
-    _, event = await spoken(talk, noise, 1)
-    assert event.kind == AE.PERSIST_FAILED and "longer than 0.2 s" in event.reason
-    assert after((await spoken(talk, noise, 2))[0]) == 1
-    other = await loopback.opened()
-    await finished(other)
+    async with undisturbed(loopback):  # ends while the store hangs
+        failing.gate.clear()
+        _, event = await spoken(talk, noise, 1)
+        assert event.kind == AE.PERSIST_FAILED and "longer than 0.2 s" in event.reason
+        assert after((await spoken(talk, noise, 2))[0]) == 1
     await finished(talk)
     failing.gate.set()
     while failing.inner.history(ANNA)[:1] == () or failing.inner.history(ANNA)[0].version < 2:

@@ -79,9 +79,11 @@ async def test_row_17_the_second_writer_of_a_key_reads_only_and_the_first_loses_
     await finished(fourth)
 
 
-async def test_row_17_two_servers_on_one_store_lose_no_update(serving, asked, noise, tmp_path):
+async def test_row_17_two_servers_on_one_store_lose_no_update(serving, asked, noise, tmp_path, beside):
     where = {"state.backend": "disk", "state.path": str(tmp_path / "state.sqlite")}
     one, other = await serving(**where), await serving(**where)
+    await beside(one)
+    await beside(other)
     first, _ = await begun(one, asked, adaptation=keyed())
     second, _ = await begun(other, asked, adaptation=keyed())
     strict, _ = await begun(other, asked, adaptation=keyed("berta", exclusive=True))

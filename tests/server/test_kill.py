@@ -17,6 +17,7 @@ from asrlife.v1 import asrlife_pb2 as pb
 from asrlife.v1 import asrlife_pb2_grpc
 from asrlife_server.state.disk import DiskStore
 from asrlife_server.state.entry import Address, Quota, checksum
+from tests.server.keeping import after, begun, finished, keyed, spoken
 
 KEYS = [f"speaker-{number}" for number in range(6)]
 ROUNDS = 5
@@ -82,8 +83,13 @@ def started(path):
 
 
 @pytest.mark.slow
-async def test_row_23_a_server_that_is_killed_under_load_loses_at_most_one_utterance_of_a_key(noise, tmp_path):
+async def test_row_23_a_server_that_is_killed_under_load_loses_at_most_one_utterance_of_a_key(noise, tmp_path, serving, asked, beside):
     path, rng, versions = tmp_path / "state.sqlite", random.Random(5), dict.fromkeys(KEYS, 0)
+    neighbour = await serving(
+        **{"state.backend": "disk", "state.path": str(path), "timeouts.idle_s": 3600}
+    )  # another server on the same store
+    await beside(neighbour)
+    steady, _ = await begun(neighbour, asked, adaptation=keyed("steady"))
     for turn in range(ROUNDS):
         process, port = await asyncio.to_thread(started, path)
         callers = [Caller(key) for key in KEYS]
@@ -108,3 +114,6 @@ async def test_row_23_a_server_that_is_killed_under_load_loses_at_most_one_utter
             assert versions[each.key] >= each.persisted, "a version that was said to be durable is gone"
             assert each.refined - versions[each.key] <= 1, "more than one utterance is lost"
         store.close()
+        refinement, event = await spoken(steady, noise, turn)
+        assert (after(refinement), event.kind, event.state_version) == (turn, pb.AdaptationEvent.PERSISTED, turn + 1)
+    await finished(steady)

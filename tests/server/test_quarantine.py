@@ -63,9 +63,10 @@ def damaged(entry, blob, fault):
     return replace(entry, version=2, checksum=checksum(blob), size=len(blob)), blob
 
 
-async def test_row_18_another_method_is_refused_and_harms_nothing(serving, asked, noise):
+async def test_row_18_another_method_is_refused_and_harms_nothing(serving, asked, noise, beside):
     store = MemoryStore(QUOTA)
     loopback = await serving(store)
+    await beside(loopback)
     talk, _ = await begun(loopback, asked, adaptation=keyed())
     await spoken(talk, noise)
     await finished(talk)

@@ -130,7 +130,8 @@ def altered(exported, **vectors):
     return replace(exported, blob=blob, version=replace(exported.version, checksum=checksum(blob), size_bytes=len(blob)))
 
 
-async def test_row_18_what_does_not_fit_is_refused_by_name_and_nothing_changes(anna):
+async def test_row_18_what_does_not_fit_is_refused_by_name_and_nothing_changes(anna, beside):
+    await beside(anna)
     async with AsyncClient(anna.address) as client:
         good = await client.export_state("anna")
         state = State.from_bytes(good.blob, "fake-weights")

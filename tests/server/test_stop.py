@@ -20,6 +20,7 @@ from asrlife.v1 import asrlife_pb2_grpc
 from asrlife_server.config import ServerConfig
 from asrlife_server.main import Server
 from asrlife_server.state.disk import DiskStore
+from asrlife_server.state.entry import Address
 from asrlife_server.state.memory import MemoryStore
 from tests.server.conftest import Talk, config
 from tests.server.keeping import AE, ANNA, FULL, QUOTA, Failing, begun, kept, keyed, spoken
@@ -28,36 +29,42 @@ SERVICE = "asrlife.v1.SpeechAdapt"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_row_15_stopping_says_not_serving_refuses_new_streams_and_lets_live_ones_finish(serving, noise, asked):
+async def test_row_15_stopping_says_not_serving_refuses_new_streams_and_lets_live_ones_finish(serving, noise, asked, undisturbed):
     loopback = await serving()
     health = health_pb2_grpc.HealthStub(loopback.channel)
     for name in ("", "asrlife.v1.SpeechAdapt"):
         assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == SERVING
-    talk = await loopback.opened()
-    await talk.say(noise(1, 1600))
-    stopping = asyncio.create_task(loopback.server.stop(20))
-    await asyncio.sleep(0.05)
-    for name in ("", "asrlife.v1.SpeechAdapt"):
-        assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == NOT_SERVING
-    late = loopback.talk()
-    await late.send(config=asked())
-    assert await late.rest() == [] and (await late.ended())[0] == "UNAVAILABLE"
-    await talk.send(control=pb.FINISH)
-    assert [r.WhichOneof("response") for r in await talk.rest()] == ["result", "refinement", "adaptation_event", "closed"]
+    async with undisturbed(loopback):
+        talk = await loopback.opened()
+        await talk.say(noise(1, 1600))
+        stopping = asyncio.create_task(loopback.server.stop(20))
+        await asyncio.sleep(0.05)
+        for name in ("", "asrlife.v1.SpeechAdapt"):
+            assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == NOT_SERVING
+        late = loopback.talk()
+        await late.send(config=asked())
+        assert await late.rest() == [] and (await late.ended())[0] == "UNAVAILABLE"
+        await talk.send(control=pb.FINISH)
+        assert [r.WhichOneof("response") for r in await talk.rest()] == ["result", "refinement", "adaptation_event", "closed"]
+        assert not stopping.done()  # it waits for the other
     await asyncio.wait_for(stopping, 10)
 
 
-async def test_row_15_after_the_grace_a_live_stream_is_closed_at_its_last_commit(serving, noise):
+async def test_row_15_after_the_grace_every_live_stream_is_closed_at_its_own_last_commit(serving, noise):
     loopback = await serving()
-    talk = await loopback.opened()
-    await talk.say(noise(1, 1600))
-    await talk.send(control=pb.FINALIZE_UTTERANCE)
-    await talk.next("adaptation_event")
-    await talk.say(noise(2, 1600))
+    talks = [await loopback.opened(session_id=str(number)) for number in range(3)]
+    for number, talk in enumerate(talks):
+        for index in range(number):
+            await talk.say(noise(10 * number + index, 1600))
+            await talk.send(control=pb.FINALIZE_UTTERANCE)
+            await talk.next("adaptation_event")
+        await talk.say(noise(99, 1600))
+    digests = [loopback.server.service.streams["default", str(number)].session.state.digest() for number in range(3)]
     stopping = asyncio.create_task(loopback.server.stop(0.1))
-    closed = await talk.next("closed")
-    assert closed.state_version == 1 and closed.utterances == 1
-    assert await talk.rest() == [] and (await talk.ended())[0] == "UNAVAILABLE"
+    for number, talk in enumerate(talks):
+        closed = await talk.next("closed")
+        assert (closed.state_version, closed.utterances, closed.state_digest) == (number, number, digests[number])
+        assert await talk.rest() == [] and (await talk.ended())[0] == "UNAVAILABLE"
     await asyncio.wait_for(stopping, 10)
 
 
@@ -65,7 +72,9 @@ async def test_row_15_what_no_store_has_yet_is_kept_before_a_stream_is_closed(se
     failing = Failing(MemoryStore(QUOTA))
     loopback = await serving(failing, **{"state.retry_s": 60})
     talk, _ = await begun(loopback, asked, adaptation=keyed())
-    assert (await spoken(talk, noise, 1))[1].kind == AE.PERSISTED
+    other, _ = await begun(loopback, asked, adaptation=keyed("berta"))
+    for each in (talk, other):
+        assert (await spoken(each, noise, 1))[1].kind == AE.PERSISTED
     failing.fault = FULL
     assert (await spoken(talk, noise, 2))[1].kind == AE.PERSIST_FAILED
     failing.fault = None
@@ -74,7 +83,9 @@ async def test_row_15_what_no_store_has_yet_is_kept_before_a_stream_is_closed(se
     assert (event.kind, event.state_version) == (AE.PERSISTED, 2) and failing.inner.history(ANNA)[0].version == 2
     closed = await talk.next("closed")
     assert closed.state_version == 2 and (await talk.rest(), (await talk.ended())[0]) == ([], "UNAVAILABLE")
+    assert (await other.next("closed")).state_version == 1 and (await other.ended())[0] == "UNAVAILABLE"
     await asyncio.wait_for(stopping, 20)
+    assert failing.inner.history(Address("default", "berta"))[0].version == 1
 
 
 async def test_a_store_that_takes_its_time_keeps_nobody_from_the_last_words(serving, asked, noise):
@@ -180,6 +191,9 @@ async def test_row_15_sigterm_drains_the_process(tmp_path):
         live = Learning(channel)
         await live.begin()
         await live.say("turn on the kitchen light")
+        other = Talk(asrlife_pb2_grpc.SpeechAdaptStub(channel).StreamingRecognize())
+        await other.send(config=config(adaptation=pb.Adaptation(method="none")))
+        await other.next("opened")
         watches = [health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", SERVICE)]
         assert [(await watch.read()).status for watch in watches] == [SERVING, SERVING]
         process.popen.send_signal(signal.SIGTERM)
@@ -187,6 +201,8 @@ async def test_row_15_sigterm_drains_the_process(tmp_path):
         for late in (opened_late(channel), refused(process.address)):
             assert await late == ([], "UNAVAILABLE", "the server is stopping; open the stream elsewhere")
         await live.say("what is the weather in london")  # it is served as before
+        await other.send(control=pb.FINISH)
+        assert (await other.next("closed")).utterances == 0 and await other.ended() == ("OK", "")
         await live.say("this one is not", end=False)
         closed = await live.talk.next("closed")
         assert (await live.talk.rest(), (await live.talk.ended())[0]) == ([], "UNAVAILABLE")

@@ -199,8 +199,9 @@ async def test_a_gap_in_the_sequence_and_half_a_sample_are_said(serving):
     assert next(r.result.end.ToMilliseconds() for r in rest if r.HasField("result")) == 100
 
 
-async def test_row_8_a_blocked_engine_lets_a_client_push_little(serving, noise):
+async def test_row_8_a_blocked_engine_lets_a_client_push_little(serving, noise, beside):
     loopback = await serving()
+    await beside(loopback)
     talk = await loopback.opened(endpointing=pb.Endpointing(mode=pb.Endpointing.SERVER))
     go_on = threading.Event()
     blocked = asyncio.create_task(loopback.server.engine.run(0, lambda: go_on.wait(60)))

@@ -43,6 +43,12 @@ def fit(state: State, start: State) -> None:
     _check_record(state.record, start.record)
 
 
+def finite(state: State, before: State) -> bool:
+    """Whether the numbers are that `state` holds and `before` does not."""
+    new = (vector for name, vector in state.vectors.items() if vector is not before.vectors.get(name))
+    return all(bool(torch.isfinite(vector).all()) for vector in new)
+
+
 def drift(state: State, start: State) -> float:
     """Euclidean distance of the weights that the next utterance starts from to those of `start`; 0 where none are carried."""
     here, there = state.vectors.get("weights"), start.vectors.get("weights")
