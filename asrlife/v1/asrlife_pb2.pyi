@@ -1074,8 +1074,9 @@ class Warning(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """DATA_LOSS, TRUNCATED_SAMPLE; of an utterance's sound SILENT, CLIPPED, OFFSET, MISREAD (nothing is learnt from these), QUIET, NARROWBAND;
-    of what is kept, see AdaptationEvent
+    """DATA_LOSS, TRUNCATED_SAMPLE; of an utterance's sound SILENT, CLIPPED, OFFSET, MISREAD (nothing is learnt from these),
+    NARROWBAND (nothing above 4 kHz at a rate that has room for it: learnt from only where the server's adaptation.narrowband says so),
+    QUIET; of what is kept, see AdaptationEvent
     """
     field: _builtins.str
     text: _builtins.str

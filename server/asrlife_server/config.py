@@ -58,10 +58,14 @@ class Endpointing(Settings):
 
 
 class Adaptation(Settings):
-    """What a client gets that names no method; "default" is what the model's card recommends."""
+    """What a client gets that names no method; "default" is what the model's card recommends.
+
+    `narrowband`: learn from sound too that ends at 4 kHz though its rate has room for more, as where all callers come by telephone.
+    """
 
     method: str = "default"
     settings: dict[str, str | int | float | bool] = {}
+    narrowband: bool = False
 
 
 class State(Settings):

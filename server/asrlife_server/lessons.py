@@ -82,7 +82,7 @@ def unfit(opening: Opening, spoken: Spoken) -> str:
     """Why an utterance teaches nothing, "" where it may."""
     if not spoken.segment.samples.any():
         return "no speech"
-    if (odd := oddities.unfit(spoken.segment, opening.rate)) is not None:
+    if (odd := oddities.unfit(spoken.segment, opening.rate, opening.narrowband)) is not None:
         return odd
     length = (spoken.segment.end - spoken.segment.start) * 1000 / opening.rate
     return "too short" if length < opening.config.adaptation.min_speech_ms else ""

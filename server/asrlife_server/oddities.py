@@ -19,9 +19,10 @@ _ODD = {
     "quiet": "very quiet; raise the gain",
     "misread": "loud noise, as bytes sound that are read in another format than theirs; compare config.encoding, the order of bytes and "
     "whether the sound is compressed",
-    "narrowband": "nothing above 4 kHz, as from a telephone; what was recorded at 8000 Hz is best sent at 8000 Hz",
+    "narrowband": "nothing above 4 kHz, as from a telephone; what was recorded at 8000 Hz is best sent at 8000 Hz, with "
+    "sample_rate_hz 8000",
 }
-_TEACHES_NOTHING = ("silent", "clipped", "offset", "misread")  # sound that is not what was said; a telephone's is, and can be learnt
+_TEACHES_NOTHING = ("silent", "clipped", "offset", "misread")  # sound that is not what was said
 # measured on all speech of tests/server/test_wrong_format.py: speech 0.31 and 0.28 at most, misread 16-bit speech 0.50 and 0.21 at least
 _WHITE, _LOUD = 0.45, 0.2
 _BORDERS = (300, 3_700, 5_000, 7_500)  # Hz, of what a telephone lets through and of what it does not
@@ -34,9 +35,10 @@ def warnings(segment: Segment, rate: int, index: int) -> list[pb.StreamingRespon
     return [wire.warning(name.upper(), "audio.content", f"utterance {index}: {_ODD[name]}") for name in found(segment, rate)]
 
 
-def unfit(segment: Segment, rate: int) -> str | None:
-    """Why nothing should be learnt from a sound; None where something may be."""
-    return next((name for name in found(segment, rate) if name in _TEACHES_NOTHING), None)
+def unfit(segment: Segment, rate: int, narrowband: bool = False) -> str | None:
+    """Why nothing should be learnt from a sound; None where something may be, of sound that ends at 4 kHz where `narrowband` says so."""
+    nothing = _TEACHES_NOTHING if narrowband else (*_TEACHES_NOTHING, "narrowband")
+    return next((name for name in found(segment, rate) if name in nothing), None)
 
 
 def found(segment: Segment, rate: int) -> Sequence[str]:

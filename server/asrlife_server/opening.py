@@ -35,7 +35,7 @@ _MOST_ALTERNATIVES = 10
 
 @dataclass(frozen=True)
 class Opening:
-    """What one stream runs with; `config` is the echo of every value in force."""
+    """What one stream runs with; `config` is the echo of every value in force, `narrowband` whether such sound is learnt from."""
 
     config: pb.StreamingConfig
     rate: int
@@ -44,6 +44,7 @@ class Opening:
     rules: Rules
     interval_ms: int | None
     method: Any
+    narrowband: bool = False
 
     @property
     def deaf(self) -> bool:
@@ -77,6 +78,7 @@ def opened_with(request: pb.StreamingRequest, server: ServerConfig, model: Any, 
         rules=rules,
         interval_ms=config.interim.min_interval_ms if config.interim.enable else None,
         method=method,
+        narrowband=server.adaptation.narrowband,
     )
 
 

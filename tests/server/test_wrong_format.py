@@ -19,7 +19,7 @@ CORPORA = Path(__file__).parents[2].parent / "shared" / "data"
 WIDE = ("speech-grid", "speech-librispeech", "speech-read-prose", "speech-samples")  # sampled at 16 kHz or above
 NARROW = "speech-digits"  # at 8 kHz, and brought to 16 kHz
 VOICES = ("en-us", "en-us+f3", "en-us+m2", "en-gb-x-rp", "en-us+whisper", "en-us+croak")
-SKIPPED = pb.AdaptationEvent.SKIPPED
+SKIPPED, STEPPED = pb.AdaptationEvent.SKIPPED, pb.AdaptationEvent.STEPPED
 
 
 def integers(samples):
@@ -106,14 +106,23 @@ async def test_row_5_bytes_of_another_format_are_warned_of_heard_and_not_learnt_
             assert rest[-1].closed.steps == 0
 
 
-async def test_row_5_sound_of_a_telephone_is_warned_of_and_learnt_from(serving, undisturbed):
-    """The time axis is right: it is what was said, and what there is to adapt to."""
-    loopback, samples = await serving(), narrowed(speak("turn on the kitchen light please").samples)
+@pytest.mark.parametrize("learns", [False, True])
+async def test_row_5_sound_of_a_telephone_is_warned_of_and_learnt_from_only_where_the_server_says_so(serving, undisturbed, learns):
+    settings = {"adaptation.narrowband": True} if learns else {}
+    loopback, samples = await serving(**settings), narrowed(speak("turn on the kitchen light please").samples)
     async with undisturbed(loopback):
         rest = await said(loopback, integers(samples).tobytes())
     (warning,) = (r.warning for r in rest if r.HasField("warning"))
     assert (warning.code, warning.field) == ("NARROWBAND", "audio.content") and "8000 Hz" in warning.text
-    assert rest[-1].closed.state_version == 1
+    (event,) = (r.adaptation_event for r in rest if r.HasField("adaptation_event"))
+    assert (event.kind, event.reason) == ((STEPPED, "") if learns else (SKIPPED, "narrowband"))
+    assert [r.result.is_final for r in rest if r.HasField("result")] == [True] and rest[-1].closed.state_version == learns
+
+
+async def test_row_5_sound_of_a_telephone_at_its_own_rate_is_learnt_from(serving):
+    samples = Waveform(speak("turn on the kitchen light please").samples, 16_000).resampled(8_000).samples
+    rest = await said(await serving(), integers(samples).tobytes(), sample_rate_hz=8_000)
+    assert not any(r.HasField("warning") for r in rest) and rest[-1].closed.state_version == 1
 
 
 async def test_row_5_integers_that_are_sent_as_float32_are_refused(serving, undisturbed):
@@ -126,8 +135,8 @@ async def test_row_5_integers_that_are_sent_as_float32_are_refused(serving, undi
     assert code == "INVALID_ARGUMENT" and details.startswith("audio.content: ") and "PCM16" in details
 
 
-async def said(loopback, data):
-    talk = await loopback.opened()
+async def said(loopback, data, **fields):
+    talk = await loopback.opened(**fields)
     for start in range(0, len(data), 3200):
         await talk.send(audio=pb.Audio(content=data[start : start + 3200]))
     await talk.send(control=pb.FINISH)
