@@ -14,6 +14,8 @@ from asrlife_server.jobs import Task
 from asrlife_server.refusal import Refusal
 from asrlife_server.work import Heard, Messages
 
+_SECOND = 32_000  # bytes, of what most clients send; how long compressed sound is nobody knows yet
+
 
 class Listener(Protocol):
     """A stream that takes a chunk in two parts."""
@@ -34,7 +36,7 @@ Outcome = Heard | Refusal
 
 def task(listener: Listener, audio: pb.Audio) -> Task[Outcome]:
     """To take a chunk. A refusal is an answer: to try a chunk again would be to hear it twice."""
-    return Task((listener, audio), _heard, "hearing")
+    return Task((listener, audio), _heard, "hearing", len(audio.content) / _SECOND)
 
 
 def _heard(model: Any, items: Sequence[tuple[Listener, pb.Audio]]) -> list[Outcome]:

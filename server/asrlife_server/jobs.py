@@ -17,12 +17,14 @@ _log = logging.getLogger("asrlife.server")
 class Task(Generic[T]):
     """Work on `item`. `together` takes the recogniser of the thread that it runs on and the items of all tasks of one call.
 
-    Tasks with the same `key` may share a call, and each gets what it would get alone; one with key None always goes alone.
+    Tasks with the same `key` may share a call, and each gets what it would get alone; one with key None always goes alone. `seconds` of
+    sound are what it counts in its owner's share of the machine.
     """
 
     item: Any
     together: Callable[[Any, Sequence[Any]], Sequence[T]]
     key: Hashable | None = None
+    seconds: float = 0.0
 
     @classmethod
     def calling(cls, call: Callable[[], T]) -> Task[T]:

@@ -18,13 +18,14 @@ from asrlife_server.work import Spoken, Step
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """An utterance to be learnt from in `state`.
+    """An utterance of so many `seconds` to be learnt from in `state`.
 
     `unfit` says why it teaches nothing, "" where it may; `heard` makes what the method takes; `bounded` has the last word on a step.
     """
 
     spoken: Spoken
     state: Any
+    seconds: float
     unfit: Callable[[Spoken], str]
     heard: Callable[[Spoken], Utterance]
     bounded: Callable[[Any, Step], Step]
@@ -40,7 +41,7 @@ def task(method: Any, lesson: Lesson) -> Task[Step]:
     def together(model: Any, lessons: Sequence[Lesson]) -> list[Step]:
         return _learnt(method, model, lessons)
 
-    return Task(lesson, together, _key(method))
+    return Task(lesson, together, _key(method), lesson.seconds)
 
 
 def _key(method: Any) -> Hashable | None:
@@ -76,6 +77,11 @@ def _taken(method: Any, model: Any, states: Sequence[Any], utterances: Sequence[
         return [method.step(model, states[0], utterances[0])]
     found: Sequence[Any] = method.together(model, states, utterances)
     return found
+
+
+def seconds(opening: Opening, spoken: Spoken) -> float:
+    """How long the sound of an utterance is."""
+    return len(spoken.segment.samples) / opening.rate
 
 
 def unfit(opening: Opening, spoken: Spoken) -> str:

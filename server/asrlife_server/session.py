@@ -125,14 +125,16 @@ class Session:
         if not spoken.segment.samples.any():
             return Task.calling(lambda: [_NOTHING])
         sound, wanted = partial(self._waveform, spoken), self.opening.config.max_alternatives
+        seconds = lessons.seconds(self.opening, spoken)
         if spoken.whole and wanted > 1:
-            return Task(sound, lambda model, sounds: [list(model.alternatives(each(), wanted)) for each in sounds])
-        return Task(sound, _transcribed, "recognition")
+            return Task(sound, lambda model, sounds: [list(model.alternatives(each(), wanted)) for each in sounds], None, seconds)
+        return Task(sound, _transcribed, "recognition", seconds)
 
     def lesson(self, spoken: Spoken) -> Lesson:
         """An utterance to adapt to; digital silence teaches nothing, and neither does what the method cannot take."""
         bounded = partial(lessons.bounded, self._source, self.drift_cap)
-        return Lesson(spoken, self.state, partial(lessons.unfit, self.opening), self._utterance, bounded)
+        seconds = lessons.seconds(self.opening, spoken)
+        return Lesson(spoken, self.state, seconds, partial(lessons.unfit, self.opening), self._utterance, bounded)
 
     def learning(self, lesson: Lesson) -> Task[Step]:
         """To adapt to an utterance."""

@@ -84,6 +84,9 @@ class Worker:
         """The jobs of the next call; none when the worker closes."""
         while True:
             with self._changed:
+                if not any(self._queues.values()):
+                    for queue in self._queues.values():
+                        queue.idle()
                 self._changed.wait_for(lambda: self._closed or any(self._queues.values()))
                 if self._rules.wait:
                     self._changed.wait_for(

@@ -37,7 +37,7 @@ ROWS = (
 )
 THEMES = {
     "text of one user shown to another": "test_64_streams",
-    "one client makes all others slow": "test_complaint_nobody_waits|test_a_(stream|tenant)_waits_one_turn",
+    "one client makes all others slow": "test_complaint_nobody_waits|test_a_(stream|tenant)_waits_one|test_(tenants|streams.*)_share",
     "a model for each connection": "test_complaint_a_stream_takes",
     "memory grows": "test_complaint_six_hours|test_half_an_hour_of_churn",
     "words out of silence": "test_complaint_(silence|recorded)_",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from asrlife_server.config import Batching
 from asrlife_server.engine import Engine, Late, Priority
-from asrlife_server.jobs import Owner, Task
+from asrlife_server.jobs import Job, Owner, Task
 from asrlife_server.refusal import Refusal
+from asrlife_server.turns import Turns
 
 
 @dataclass
@@ -119,6 +121,77 @@ def test_a_tenant_waits_one_turn_however_many_streams_another_has(held):
     ended(one, *flood, *calm)
     assert one.model.calls[:5] == [[0], [1000], [1], [1001], [2]]
     assert len(one.model.calls) == 102
+
+
+def test_tenants_share_seconds_of_sound_and_not_jobs():
+    """Ten streams of each, all with work waiting; one's utterances are of 30 s, the other's of 3 s, the third's of no length."""
+    turns, lengths = Turns(), {"long": 30.0, "short": 3.0, "nothing": 0.0}
+    for tenant, seconds in lengths.items():
+        for index in range(3000):
+            turns.put(job(tenant, str(index % 10), seconds))
+    got = dict.fromkeys(lengths, 0.0)
+    while sum(got.values()) < 600:
+        (taken,) = turns.take(1)
+        got[taken.owner.tenant] += max(0.1, taken.task.seconds)
+        assert max(got.values()) - min(got.values()) <= 30 + 3
+
+
+def test_streams_of_a_tenant_share_seconds_of_sound():
+    turns = Turns()
+    for seconds in (20.0, 1.0):
+        for _ in range(200):
+            turns.put(job("t", str(seconds), seconds))
+    first = [turns.take(1)[0].task.seconds for _ in range(1 + 20 + 1 + 20)]
+    assert first == [20.0] + [1.0] * 20 + [20.0] + [1.0] * 20
+
+
+def test_calls_of_several_jobs_are_shared_by_seconds_too():
+    turns = Turns()
+    for index in range(400):
+        turns.put(job("long", str(index), 30.0, "k"))
+        turns.put(job("short", str(index), 3.0, "k"))
+    first = [[taken.owner.tenant for taken in turns.take(11)] for _ in range(5)]
+    assert [row.count("long") for row in first] == [1] * 5
+
+
+def test_who_was_away_has_saved_nothing_up_and_who_comes_back_soon_owes_what_it_got():
+    turns = Turns()
+    for _ in range(30):
+        turns.put(job("busy", "b", 10.0))
+    for _ in range(10):
+        turns.take(1)
+    for _ in range(30):
+        turns.put(job("new", "n", 10.0))
+    assert [turns.take(1)[0].owner.tenant for _ in range(6)] == ["new", "busy"] * 3
+    turns.put(job("third", "t", 60.0))
+    while turns.take(1)[0].owner.tenant != "third":
+        pass
+    turns.put(job("third", "t", 60.0))
+    assert [turns.take(1)[0].owner.tenant for _ in range(10)].count("third") == 0
+
+
+def test_after_a_rest_nobody_owes_anything(held):
+    one = held(hold=False)
+    assert one.engine.submit(Priority.FINAL, sound(600.0), Owner("heavy", "h")).result(20).value == 600.0
+    queue = one.engine._workers[Priority.FINAL]._queues[Priority.FINAL]
+    for _ in range(2000):  # until the thread has found nothing to do
+        if not queue._tenants._owing:
+            break
+        time.sleep(0.01)
+    one.hold()
+    order = []
+    heavy = one.engine.submit(Priority.FINAL, lambda: order.append("heavy"), Owner("heavy", "h"))
+    others = [one.engine.submit(Priority.FINAL, lambda: order.append("other"), Owner("other", "o")) for _ in range(20)]
+    ended(one, heavy, *others)
+    assert order.index("heavy") <= 1
+
+
+def sound(seconds):
+    return Task(seconds, lambda model, items: list(items), None, seconds)
+
+
+def job(tenant, stream, seconds, key=None):
+    return Job(Task(None, lambda model, items: items, key, seconds), Owner(tenant, stream))
 
 
 def test_who_comes_back_at_once_does_not_come_before_who_waits(held):
