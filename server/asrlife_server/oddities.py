@@ -25,6 +25,8 @@ _ODD = {
 _TEACHES_NOTHING = ("silent", "clipped", "offset", "misread")  # sound that is not what was said
 # measured on all speech of tests/server/test_wrong_format.py: speech 0.31 and 0.28 at most, misread 16-bit speech 0.50 and 0.21 at least
 _WHITE, _LOUD = 0.45, 0.2
+# correlation of the two histograms: 0.25 at most of sound that is loud, or was made so; 0.89 at least of either law, at 8 and 16 kHz
+_ALIKE, _PAIRS = 0.6, 1000
 _BORDERS = (300, 3_700, 5_000, 7_500)  # Hz, of what a telephone lets through and of what it does not
 _NARROW = 10**-5.7  # of the power between the first two; speech that was sampled at 16 kHz has 10^-5.3 and more
 _FRAME, _FRAMES = 512, 128
@@ -43,6 +45,8 @@ def unfit(segment: Segment, rate: int, narrowband: bool = False) -> str | None:
 
 def found(segment: Segment, rate: int) -> Sequence[str]:
     """What is odd about it, by name."""
+    if _companded(segment.samples):
+        return ["misread"]  # which looks clipped, or off the middle, too
     known = [name for name in defects(Waveform(segment.samples, rate)) if name in _ODD]
     if known or len(segment.samples) < _FRAME:
         return known
@@ -54,6 +58,19 @@ def _misread(samples: np.ndarray) -> bool:
     """Whether neighbours differ as much as strangers do, and loudly."""
     power = float(np.var(samples))
     return power > _LOUD**2 and float(np.mean(np.square(np.diff(samples)))) > 2 * _WHITE * power
+
+
+def _companded(samples: np.ndarray) -> bool:
+    """Whether the two bytes of loud samples are distributed alike, as two samples of mu-law or A-law are that are read as one."""
+    if float(np.var(samples)) < _LOUD**2:
+        return False
+    values = np.clip(np.round(samples * 32_768), -32_768, 32_767).astype("<i2")
+    pairs = values[np.abs(values.astype(np.int32)) > 256].view(np.uint8).reshape(-1, 2)
+    if len(pairs) < _PAIRS:
+        return False
+    low, high = (np.bincount(pairs[:, at], minlength=256)[1:-1].astype(float) for at in (0, 1))
+    spread = float(low.std() * high.std())
+    return spread > 0 and float(np.mean((low - low.mean()) * (high - high.mean()))) > _ALIKE * spread
 
 
 def _narrow(samples: np.ndarray, rate: int) -> bool:

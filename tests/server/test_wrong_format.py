@@ -13,6 +13,7 @@ from asrlife.audio.speak import speak
 from asrlife.audio.waveform import Waveform
 from asrlife.v1 import asrlife_pb2 as pb
 from asrlife_server import oddities
+from asrlife_server.g711 import A_LAW, MU_LAW
 from asrlife_server.tape import Segment
 
 CORPORA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -35,6 +36,23 @@ MISREAD = {
     "one byte late": lambda samples: integers(samples).tobytes()[1:],
     "float32": lambda samples: samples.astype("<f4").tobytes(),
     "24 bits": lambda samples: np.round(samples * 8e6).astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes(),
+}
+
+
+def coded(samples, table):
+    order = np.argsort(table)
+    return order[np.searchsorted(table[order], samples).clip(0, 255)].astype(np.uint8).tobytes()
+
+
+def halved(samples):
+    return Waveform(samples, 16_000).resampled(8_000).samples
+
+
+MISREAD |= {
+    "mu-law": lambda samples: coded(samples, MU_LAW),
+    "A-law": lambda samples: coded(samples, A_LAW),
+    "mu-law of 8 kHz": lambda samples: coded(halved(samples), MU_LAW),
+    "A-law of 8 kHz": lambda samples: coded(halved(samples), A_LAW),
 }
 
 
@@ -69,6 +87,8 @@ def suspected(sounds):
         count += 1
         false += set(found(samples)) & {"misread", "narrowband"}
         missed += [kind for kind, bytes_of in MISREAD.items() if "misread" not in found(as_pcm16(bytes_of(samples)))]
+        loud = np.clip(samples * (0.3 / max(float(samples.std()), 1e-6)), -1, 1)
+        false += [f"{name} where loud" for name in set(found(loud)) & {"misread"}]
         missed += [] if "narrowband" in found(narrowed(samples)) else ["narrowband"]
     return count, false, missed
 
