@@ -52,10 +52,11 @@ async def test_row_16_no_call_goes_on_without_a_valid_token_and_nothing_of_it_is
             assert SECRET not in details and digest(SECRET) not in details
 
 
-async def test_row_16_a_stream_without_a_token_ends_before_it_is_opened(guarded, asked):
-    talk = await attempted(guarded, asked())
-    assert await talk.rest() == [] and (await talk.ended())[0] == "UNAUTHENTICATED"
-    assert not guarded.server.service.streams
+async def test_row_16_a_stream_without_a_token_ends_before_it_is_opened(guarded, asked, undisturbed):
+    async with undisturbed(bearing(guarded, SECRET)):
+        talk = await attempted(guarded, asked())
+        assert await talk.rest() == [] and (await talk.ended())[0] == "UNAUTHENTICATED"
+        assert len(guarded.server.service.streams) == 1
 
 
 async def test_with_a_token_every_call_is_served(guarded):
@@ -83,8 +84,9 @@ async def failure(call):
     return error.value.code(), error.value.details()
 
 
-async def test_row_16_another_tenants_key_looks_like_one_that_is_not_there(guarded, asked, noise):
+async def test_row_16_another_tenants_key_looks_like_one_that_is_not_there(guarded, asked, noise, beside):
     mine, theirs = bearing(guarded, SECRET), bearing(guarded, "other")
+    await beside(mine)
     talk, _ = await begun(mine, asked, adaptation=keyed("anna"))
     await spoken(talk, noise, 1)
     await finished(talk)
@@ -102,9 +104,10 @@ async def test_row_16_another_tenants_key_looks_like_one_that_is_not_there(guard
     await finished(talk)
 
 
-async def test_row_16_another_tenants_session_cannot_be_taken_up_or_ended(guarded, asked, noise):
+async def test_row_16_another_tenants_session_cannot_be_taken_up_or_ended(guarded, asked, noise, beside):
     mine, theirs = bearing(guarded, SECRET), bearing(guarded, "other")
     name = await broken_off(mine, asked, noise, 1)
+    await beside(mine)
     live, _ = await begun(mine, asked, adaptation=session(), session_id="live")
     answers = set()
     for taken in (name, "absent"):
