@@ -84,7 +84,9 @@ class State(Settings):
     timeout_s: float = Field(default=5, gt=0)
     history: int = Field(default=8, ge=1, le=1000)
     resident_bytes: int = Field(default=256 * 2**20, ge=0)
-    tenant_bytes: int = Field(default=8 * 2**30, ge=1)  # a state of embedded:ctc with the default scope is 10 to 16 MB
+    tenant_bytes: int = Field(
+        default=8 * 2**30, ge=1
+    )  # of versions as if each stood alone; one of embedded:ctc with the default scope is 10 to 16 MB
     tenant_keys: int = Field(default=10_000, ge=1)
     drift_cap: float | None = Field(default=None, gt=0)
     session_ttl_s: float = Field(default=3600, gt=0)

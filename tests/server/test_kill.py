@@ -22,13 +22,20 @@ from tests.server.keeping import after, begun, finished, keyed, spoken
 KEYS = [f"speaker-{number}" for number in range(6)]
 ROUNDS = 5
 SERVER = """
-import asyncio, sys
+import asyncio, sys, torch
 sys.path.insert(0, sys.argv[2])
+import conftest
 from conftest import Fakes
 from asrlife_server.config import ServerConfig
 from asrlife_server.main import Server
 
+start = conftest.FakeMethod.start
+
+def larger(self, model):  # vectors that a store keeps apart, of which a step changes one
+    return start(self, model).updated({"first": torch.ones(5000), "weights": torch.zeros(5000)})
+
 async def main():
+    conftest.FakeMethod.start = larger
     fakes = Fakes()
     server = Server(ServerConfig.read(None, {"port": 0, "model": "fake", "state.path": sys.argv[1]}), fakes.model, fakes.make)
     await server.start()

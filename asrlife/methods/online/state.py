@@ -96,9 +96,24 @@ def carried(state: State) -> Tensor:
     return state["weights"]
 
 
+def seams(data: bytes) -> list[int]:
+    """Where in the bytes of a state each of its vectors begins, in order; nowhere in bytes that are no state's."""
+    try:
+        start, header = _header(data)
+        begins = [start + int(vector["data_offsets"][0]) for name, vector in header.items() if name != "__metadata__"]
+        return sorted(place for place in begins if start <= place < len(data))
+    except _DAMAGE:
+        return []
+
+
+def _header(data: bytes) -> tuple[int, dict[str, Any]]:
+    """Where the vectors begin, and what safetensors says of them."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    return start, json.loads(data[8:start])
+
+
 def _note(data: bytes) -> dict[str, Any]:
-    size = int.from_bytes(data[:8], "little")
-    found = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["state"])
+    found = json.loads(_header(data)[1]["__metadata__"]["state"])
     if not isinstance(found, dict):
         raise ValueError("its note is no object")
     return found

@@ -114,7 +114,10 @@ Found = tuple[Entry, bytes]
 
 
 class Store(Protocol):
-    """Keeps versions of addresses; safe to call from several threads. Every call may raise StoreError and then has changed nothing."""
+    """Keeps versions of addresses; safe to call from several threads. Every call may raise StoreError and then has changed nothing.
+
+    What equal vectors of several versions of an address take is a store's own affair; quotas count every version's size in full.
+    """
 
     def put(self, address: Address, entry: Entry, blob: bytes, expected: Mark) -> None:
         """Make `entry` the newest version, durably; raises ConflictError unless the newest one is `expected`.
