@@ -1,4 +1,4 @@
-"""silero-vad with the model of its wheel (MIT): one network for all streams, each of which has an ear with a memory of its own."""
+"""The ears of streams: one network for all of them, and a memory for each."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from asrlife_server.endpointing import WINDOW, Judge
+from asrlife_server.endpointing import Judge
 
 
 class Silero:
-    """The network of all ears."""
+    """The network of all ears, with the weights of silero-vad's wheel."""
 
     def __init__(self) -> None:
         from silero_vad import load_silero_vad
 
-        self.network = load_silero_vad()._model  # the stateless 16 kHz network inside the wrapper, whose one memory streams would share
-        self.context = int(self.network.context_size_samples)
-        for count in (1, 1, 1, 2, 2, 3):  # the JIT compiles on its first calls, and again for the first batch
-            judged([self.ear() for _ in range(count)], [[np.zeros(WINDOW, np.float32)]] * count)
+        from asrlife_server.silero import Network
+
+        self.network = Network(load_silero_vad()._model)  # the stateless 16 kHz network inside the wrapper
 
     def ear(self) -> Ear:
         """A judge for one stream."""
@@ -30,42 +29,51 @@ class Ear:
     """Judges the windows of one stream, in their order."""
 
     def __init__(self, silero: Silero) -> None:
-        import torch
+        from asrlife_server.silero import CONTEXT
 
-        self.silero = silero
-        self.context = torch.zeros(1, silero.context)
-        self.memory = torch.zeros(2, 1, 128)
+        self.network = silero.network
+        self.memory = self.network.nothing()
+        self._context = np.zeros(CONTEXT, np.float32)
 
     def __call__(self, window: np.ndarray) -> float:
         """The probability of speech in a window (512,)."""
         return judged([self], [[window]])[0][0]
 
+    def framed(self, windows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Windows (512,), each with what came before it (576,)."""
+        sound, size, margin = np.concatenate([self._context, *windows]), len(windows[0]), len(self._context)
+        self._context = sound[-margin:]
+        return [sound[at : at + margin + size] for at in range(0, len(sound) - margin, size)]
+
 
 def judged(judges: Sequence[Judge | None], windows: Sequence[Sequence[np.ndarray]]) -> list[list[float]]:
-    """The probability of speech in each window of several streams, the first windows of all in one call, then the second ones.
+    """The probability of speech in each window of several streams; what their memories have no part in is worked out in one call.
 
     A stream's figures depend on who is in the call with it by rounding alone (some 1e-7).
     """
-    found: list[list[float]] = [[] for _ in judges]
-    for turn in range(max(map(len, windows), default=0)):
-        rows = [row for row, own in enumerate(windows) if len(own) > turn]
-        here = [row for row in rows if isinstance(judges[row], Ear)]
-        values = _together([judges[row] for row in here], [windows[row][turn] for row in here]) if here else []
-        for row, value in zip(here, values, strict=True):
-            found[row].append(value)
-        for row in rows:
-            judge = judges[row]
-            if judge is not None and not isinstance(judge, Ear):
-                found[row].append(judge(windows[row][turn]))
-    return found
+    ears = [row for row, judge in enumerate(judges) if isinstance(judge, Ear) and windows[row]]
+    heard = dict(zip(ears, _together([judges[row] for row in ears], [windows[row] for row in ears]), strict=True)) if ears else {}
+    return [
+        heard[row] if row in heard else [judge(window) for window in own] if judge is not None else []
+        for row, (judge, own) in enumerate(zip(judges, windows, strict=True))
+    ]
 
 
-def _together(ears: Sequence[Any], windows: Sequence[np.ndarray]) -> list[float]:
+def _together(ears: Sequence[Any], windows: Sequence[Sequence[np.ndarray]]) -> list[list[float]]:
     import torch
 
+    order = sorted(range(len(ears)), key=lambda row: -len(windows[row]))  # those with most windows first: each turn is of the first ones
+    framed = [ears[row].framed(windows[row]) for row in order]
+    turns = [sum(len(own) > turn for own in framed) for turn in range(len(framed[0]))]
+    network, found, done = ears[0].network, [list[float]() for _ in ears], 0
     with torch.no_grad():
-        heard = torch.cat([torch.cat([ear.context for ear in ears]), torch.from_numpy(np.stack(windows))], 1)
-        speech, memory = ears[0].silero.network(heard, torch.cat([ear.memory for ear in ears], 1))
-    for row, ear in enumerate(ears):
-        ear.context, ear.memory = heard[row : row + 1, -ear.silero.context :], memory[:, row : row + 1]
-    return [float(value) for value in speech.flatten()]
+        features = network.features(torch.from_numpy(np.stack([framed[place][turn] for turn, n in enumerate(turns) for place in range(n)])))
+        hidden, cell = (torch.cat(parts) for parts in zip(*(ears[row].memory for row in order), strict=True))
+        for n in turns:
+            speech, (new, kept) = network.speech(features[done : done + n], (hidden[:n], cell[:n]))
+            hidden, cell, done = torch.cat([new, hidden[n:]]), torch.cat([kept, cell[n:]]), done + n
+            for row, value in zip(order, speech.tolist(), strict=False):
+                found[row].append(value)
+    for place, row in enumerate(order):
+        ears[row].memory = hidden[place : place + 1], cell[place : place + 1]
+    return found
