@@ -227,3 +227,8 @@ async def test_a_second_signal_waits_for_no_stream():
         process.popen.send_signal(signal.SIGTERM)
         await talk.next("closed")
         assert (await talk.ended())[0] == "UNAVAILABLE" and await process.ended() == 0
+
+
+def test_a_full_collection_of_garbage_does_not_walk_through_what_the_server_is_made_of():
+    script = "import gc\nfrom asrlife_server.main import _settle\n_settle()\nassert len(gc.get_objects()) * 100 < gc.get_freeze_count()"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
