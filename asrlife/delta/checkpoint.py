@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asrlife.delta.fingerprint import EMBEDDINGS
 from asrlife.delta.shards import Entry, Shard
 from asrlife.errors import InputError
 
@@ -21,7 +22,6 @@ CARRIED = ("*.json", "*.jsonl", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.
 LEFT = ("*.index.json", "trainer_state.json", "training_args.json", "all_results.json", "train_results.json", "eval_results.json")
 """What tells of the weights' own past or place, and would be untrue of others."""
 CONVERT = "convert it once where you trust it: transformers' AutoModelFor...from_pretrained(OLD).save_pretrained(NEW)"
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "shared.weight", "word_embeddings.weight", "embeddings.weight", "embed_in.weight")
 HEADS = ("lm_head.weight", "proj_out.weight", "embed_out.weight", "embed_tokens.weight", "output.weight", "decoder.weight")
 
 
