@@ -27,7 +27,7 @@ _PATTERNS: Mapping[str, str] = {
     # the front-end alone: a conformer's convolutions are part of its encoder's body
     CONV: r"(^|\.)(feature_extractor\.|conv_layers\.\d+\.|encoder\.conv\d\.|pos_conv_embed\.|subsampl\w*\.|conv_subsampl\w*\.)",
     ENCODER: r"(^|\.)(encoder|audio_tower|speech_encoder|feature_extractor|feature_projection|masked_spec_embed|mask_emb)(\.|$)",
-    DECODER: r"(^|\.)(decoder|language_model)\.|^((model|transformer|gpt_neox)\.)?(layers|h|blocks)\.\d+\.|^(model\.norm|transformer\.ln_f)\.",
+    DECODER: r"(^|\.)(decoder|language_model)\.|^(\w+\.)?(layers|h|blocks)\.\d+\.|^(model\.norm|\w+\.ln_f)\.",
 }
 ROLES = (*_PATTERNS, OTHER)
 """Every role, the most particular first: a tensor's own role is the first of those it has."""
