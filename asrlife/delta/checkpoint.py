@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -117,17 +117,20 @@ class Checkpoint(Mapping[str, Tensor]):
         return torch.equal(one_bytes[:4096], other_bytes[:4096]) and torch.equal(one_bytes, other_bytes)
 
 
-def check_alike(base: Checkpoint, other: Checkpoint) -> None:
-    """Raise InputError naming the tensors that only one of the two has, or that have another shape; dtypes may differ."""
+def check_alike(base: Checkpoint, other: Checkpoint, among: Collection[str] | None = None) -> None:
+    """Raise InputError naming the tensors that only one of the two has, or that have another shape; dtypes may differ.
+
+    `among`: the tensors that count, all unless given; what else `other` has does not matter then.
+    """
     faults = []
-    for lacking, having in ((other, base), (base, other)):
-        absent = [name for name in having if name not in lacking.stored]
+    for lacking, having in ((other, base), (base, other)) if among is None else ((other, base),):
+        absent = [name for name in having if name not in lacking.stored and (among is None or name in among)]
         if absent:
             faults.append(f"{lacking.path} lacks {_some(absent)} of {having.path}")
     shapes = [
-        f"{name!r} {list(entry.shape)} in {base.path} and {list(other.entries[name].shape)} in {other.path}"
+        f"{name!r} {list(entry.shape)} in {base.path} and {list(other.stored[name].shape)} in {other.path}"
         for name, entry in base.entries.items()
-        if name in other.entries and other.entries[name].shape != entry.shape
+        if name in other.stored and other.stored[name].shape != entry.shape and (among is None or name in among)
     ]
     if shapes:
         faults.append(f"shapes differ: {'; '.join(shapes[:3])}{f' and {len(shapes) - 3} more' if len(shapes) > 3 else ''}")
