@@ -57,7 +57,7 @@ class Combination:
         for name in self.base:
             if name in without and not any(part not in without for part in pairs.get(name, ())):
                 continue
-            if not self._moves(name):
+            if not self.moves(name):
                 yield name, self.base[name]
             elif name not in pairs:
                 yield name, self._sum(name)
@@ -68,9 +68,10 @@ class Combination:
         """Weight-norm pairs that move as one; a delta says what its two numbers move by, each for itself."""
         if any(isinstance(operand, Delta) for operand in self.operands.values()):
             return []
-        return [pair for pair in weight_norms(self.base.entries).values() if all(map(self._moves, pair))]
+        return [pair for pair in weight_norms(self.base.entries).values() if all(map(self.moves, pair))]
 
-    def _moves(self, name: str) -> bool:
+    def moves(self, name: str) -> bool:
+        """Whether the tensor is worked out, and not taken from the base as it is."""
         numeric = self.base.entries[name].dtype.is_floating_point and place(name).role != BUFFER
         return numeric and (self.moved is None or name in self.moved)
 
@@ -100,6 +101,8 @@ class Combination:
 
     def _check_delta(self, delta: Delta) -> None:
         for name, change in delta.tensors.items():
+            if self.moved is not None and name not in self.moved:
+                continue
             if name not in self.base.entries:
                 raise InputError(f"a delta moves {name!r}, which {self.base.path} has not: it belongs to another architecture")
             if tuple(change.shape) != self.base.entries[name].shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from types import MappingProxyType
@@ -184,10 +184,11 @@ class Delta:
                 raise InputError(f"{name!r} has shape {mine} in one delta and {theirs} in the other")
 
 
-def between(base: State, tuned: State, note: Mapping[str, Any] | None = None) -> Delta:
+def between(base: State, tuned: State, note: Mapping[str, Any] | None = None, advance: Callable[[], None] = lambda: None) -> Delta:
     """The dense delta `tuned - base` over floating parameters and buffers, leaving out those that are equal.
 
-    Raises InputError where names or shapes differ. Counters and other integers are not weights and are left out.
+    Raises InputError where names or shapes differ. Counters and other integers are not weights and are left out. `advance` is called after
+    every tensor.
     """
     old, new = dict(unique(base)), dict(unique(tuned))
     for name in old.keys() ^ new.keys():
@@ -200,6 +201,7 @@ def between(base: State, tuned: State, note: Mapping[str, Any] | None = None) ->
         if before.is_floating_point() and not torch.equal(before, after):
             exact = torch.promote_types(before.dtype, torch.float32)
             tensors[name] = Dense(after.detach().to(exact) - before.detach().to(exact))
+        advance()
     return Delta(fingerprint(base), tensors, note or {})
 
 

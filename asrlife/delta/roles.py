@@ -14,6 +14,9 @@ from asrlife.errors import InputError
 BUFFER, STATISTICS, WEIGHT_NORM = "buffer", "batchnorm", "weight-norm"
 NORM, EMBEDDING, HEAD = "norm", "embedding", "head"
 CROSS, CONV, ENCODER, DECODER, OTHER = "cross-attention", "conv", "encoder", "decoder", "other"
+INPUT, OUTPUT = "input", "output"
+PARTS = (INPUT, CONV, ENCODER, DECODER, OUTPUT, OTHER)
+"""Stacks of layers and what lies before, behind and beside them, in the order in which sound or text runs through them."""
 
 _PATTERNS: Mapping[str, str] = {
     # masks, positions and counters that nothing trains
@@ -52,8 +55,9 @@ class Place:
 
     @property
     def part(self) -> str:
-        """The stack whose layers are counted together: conv, encoder, decoder or other."""
-        return next((role for role in (CONV, ENCODER, DECODER) if role in self.roles), OTHER)
+        """Where in the network it is: the stack whose layers are counted together, or the input or output outside stacks."""
+        beside = {EMBEDDING: INPUT, HEAD: OUTPUT}.get(self.role, OTHER)
+        return next((role for role in (CONV, ENCODER, DECODER) if role in self.roles), beside)
 
 
 @lru_cache(maxsize=65536)

@@ -23,7 +23,7 @@ PLACES = {
     "model.decoder.layers.11.encoder_attn.out_proj.bias": ("cross-attention", "decoder", 11),
     "model.decoder.layers.11.encoder_attn_layer_norm.weight": ("norm", "decoder", 11),
     "model.decoder.layers.0.fc1.weight": ("decoder", "decoder", 0),
-    "proj_out.weight": ("head", "other", None),
+    "proj_out.weight": ("head", "output", None),
     # wav2vec2, HuBERT, WavLM, conformer
     "wav2vec2.masked_spec_embed": ("embedding", "encoder", None),
     "wav2vec2.feature_extractor.conv_layers.6.conv.weight": ("conv", "conv", 6),
@@ -39,25 +39,25 @@ PLACES = {
     "wav2vec2_conformer.encoder.layers.2.conv_module.batch_norm.running_var": ("batchnorm", "encoder", 2),
     "wav2vec2_conformer.encoder.layers.2.conv_module.batch_norm.num_batches_tracked": ("buffer", "encoder", 2),
     "wav2vec2_conformer.encoder.layers.2.self_attn.pos_bias_u": ("encoder", "encoder", 2),
-    "lm_head.bias": ("head", "other", None),
+    "lm_head.bias": ("head", "output", None),
     # Llama
-    "model.embed_tokens.weight": ("embedding", "other", None),
+    "model.embed_tokens.weight": ("embedding", "input", None),
     "model.layers.31.mlp.gate_proj.weight": ("decoder", "decoder", 31),
     "model.layers.31.post_attention_layernorm.weight": ("norm", "decoder", 31),
     "model.layers.0.self_attn.q_norm.weight": ("norm", "decoder", 0),
     "model.norm.weight": ("norm", "decoder", None),
     # GPT-2, with and without its prefix
-    "transformer.wpe.weight": ("embedding", "other", None),
+    "transformer.wpe.weight": ("embedding", "input", None),
     "transformer.h.1.attn.c_attn.weight": ("decoder", "decoder", 1),
     "h.1.attn.c_attn.bias": ("decoder", "decoder", 1),
     "h.1.attn.bias": ("buffer", "decoder", 1),
     "h.1.ln_2.bias": ("norm", "decoder", 1),
     "transformer.ln_f.weight": ("norm", "decoder", None),
     # T5, BERT
-    "shared.weight": ("embedding", "other", None),
+    "shared.weight": ("embedding", "input", None),
     "decoder.block.2.layer.1.EncDecAttention.q.weight": ("cross-attention", "decoder", 2),
     "bert.encoder.layer.4.attention.output.LayerNorm.weight": ("norm", "encoder", 4),
-    "bert.embeddings.word_embeddings.weight": ("embedding", "other", None),
+    "bert.embeddings.word_embeddings.weight": ("embedding", "input", None),
     "something.weight": ("other", "other", None),
 }
 
