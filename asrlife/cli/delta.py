@@ -103,19 +103,46 @@ def add(
     weight: Annotated[list[float] | None, typer.Option(help="By what each is multiplied, in their order. Default: 1.")] = None,
     compress: Annotated[bool, typer.Option("--compress", help="Drop directions of low-rank sums that are exactly superfluous.")] = False,
     rank: Annotated[int | None, typer.Option(min=1, help="Keep this many directions of each low-rank sum, the largest.")] = None,
+    knots: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="Merge low-rank deltas in their common basis (KnOTS): ties, linear ...")
+    ] = None,
+    density: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of --knots ties and its like: the share of entries kept.")] = 0.2,
     as_json: AsJson = False,
 ) -> None:
     """Add deltas of one base, from left to right.
 
-    Low rank stays low rank: factors are laid side by side.
+    Low rank stays low rank: factors are laid side by side. --knots turns them
+    into one basis first, by the exact SVD of all side by side, and merges them
+    there by a method of `asrlife merge`.
 
     Example: asrlife delta add chat.safetensors german.safetensors --weight 1 --weight 0.5 --out both.safetensors
     """
     from asrlife.delta.factors import compressed, concatenated
 
     found = [operands.delta(path) for path in deltas]
-    total = concatenated(found, weight or [1.0] * len(found))
+    weights = weight or [1.0] * len(found)
+    total = _aligned(found, weights, knots, density) if knots else concatenated(found, weights)
     _keep(compressed(total, rank) if compress or rank else total, out, as_json)
+
+
+def _aligned(deltas: list[Delta], weights: list[float], name: str, density: float) -> Delta:
+    from dataclasses import replace
+
+    import torch
+
+    from asrlife.delta.factors import knots
+    from asrlife.errors import InputError
+    from asrlife.methods.merge.method import Stack
+    from asrlife.methods.merge.registry import make
+
+    if len(weights) != len(deltas):
+        raise InputError(f"{len(deltas)} deltas and {len(weights)} weights: give one weight for each")
+    method = make(name)
+    own = {"weight": tuple(weights), "density": (density,) * len(deltas)}
+    each = {key: own[key] for key in method.per_model if key in own}
+    note = {"method": "knots", "mixing": name, "weights": weights, "density": density, "parents": [dict(delta.note) for delta in deltas]}
+    merged = knots(deltas, lambda blocks: method.merge(Stack("blocks", torch.zeros_like(blocks[0]), tuple(blocks), each)))
+    return replace(merged, note=note)
 
 
 @app.command("scale")

@@ -78,6 +78,16 @@ def test_low_rank_stays_so_and_goes_to_peft_and_back(asrlife: Run, files: Path) 
     assert load(files / "t.safetensors").tensors[NAMES[0]].rank == 2  # type: ignore[union-attr]
     assert asrlife("delta", "add", "s.safetensors", "--rank", "1", "--out", "u.safetensors").code == 0
     assert load(files / "u.safetensors").tensors[NAMES[0]].rank == 1  # type: ignore[union-attr]
+    assert (
+        asrlife("delta", "add", "p.safetensors", "q.safetensors", "--knots", "linear", "--out", "k.safetensors", "--json").json()[
+            "low_rank"
+        ]
+        == 2
+    )
+    mean = 0.5 * load(files / "s.safetensors")
+    assert (load(files / "k.safetensors") - mean).norm() < 1e-5  # linear divides by the weights
+    ended = asrlife("delta", "add", "a.safetensors", "b.safetensors", "--knots", "ties", "--out", "no.safetensors")
+    assert ended.code == 2 and "is dense in one delta" in ended.err
     assert asrlife("delta", "export", "s.safetensors", "base", "--out", "adapter", "--json").json()["modules"] == 2
     assert asrlife("delta", "import", "adapter", "base", "--out", "back.safetensors").code == 0
     assert (load(files / "back.safetensors") - load(files / "s.safetensors")).norm() == 0.0

@@ -135,3 +135,22 @@ def test_peft_combines_alike(tmp_path: Path) -> None:
         for key, change in ours_now.tensors.items():
             theirs = module.get_submodule(f"base_model.model.{key.removesuffix('.weight')}").get_delta_weight(name)
             torch.testing.assert_close(change.dense(), theirs.detach(), rtol=0, atol=2e-5)  # their SVD is in float32, of entries up to 30
+
+
+@pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
+def test_knots_of_factors_is_knots_of_the_written_out_matrices(density: float) -> None:
+    from asrlife.methods.merge.method import Stack
+    from asrlife.methods.merge.registry import make
+
+    deltas = [delta(w=factors(seed, rank)) for seed, rank in enumerate((4, 2, 3))]
+    each = {"weight": (1.0, 0.5, 2.0), "density": (density,) * 3}
+    base = torch.randn(OUT, INTO, generator=torch.Generator().manual_seed(9)).double()
+    experts = tuple(base + each_.tensors["w"].dense() for each_ in deltas)
+    dense = make("knots").merge(Stack("w", base, experts, each)) - base
+
+    def ties(blocks: Any) -> Tensor:
+        return make("ties").merge(Stack("w", torch.zeros_like(blocks[0]), tuple(blocks), each))
+
+    found = knots(deltas, ties).tensors["w"]
+    assert isinstance(found, LowRank) and found.rank == 9
+    torch.testing.assert_close(found.dense(), dense, rtol=0, atol=1e-9)
