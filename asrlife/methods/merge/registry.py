@@ -69,7 +69,7 @@ MERGEKIT: Mapping[str, Mapping[str, Any]] = {
     "della": {**_LOTS, "normalize": True},
     "della_linear": _LOTS,
 }
-"""Where the defaults of mergekit 0.1.5 are not the paper's: a file written for it means these."""
+"""Where the defaults of mergekit 0.1.5 are not the paper's, shared settings and those of each model: a file written for it means these."""
 
 _KEYWORD = "lambda"  # of Python: what it scales is a field named so
 

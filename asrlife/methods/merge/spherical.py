@@ -107,7 +107,7 @@ def _mean(vectors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 class MultiSlerp(Method):
     """Spherical mean of several models, or of their task vectors, in one step: out along the tangents at the mean direction, and back.
 
-    Directions are u_i = v_i / (|v_i| + eps), m the direction of sum_i w_i u_i, g = sum_i w_i (u_i - <u_i, m> m); the result is
+    Directions are u_i = v_i / max(|v_i|, eps), m the direction of sum_i w_i u_i, g = sum_i w_i (u_i - <u_i, m> m); the result is
     (cos|g| m + sin|g| g/|g|) * sum_i w_i |v_i|. Where the directions cancel it is the weighted mean. One expert is returned as it is.
     """
 
@@ -127,13 +127,13 @@ class MultiSlerp(Method):
 
     def _between(self, vectors: list[Tensor], shares: list[float]) -> Tensor:
         lengths = [float(vector.norm()) for vector in vectors]
-        units = [vector / (length + self.eps) for vector, length in zip(vectors, lengths, strict=True)]
+        units = [vector / max(length, self.eps) for vector, length in zip(vectors, lengths, strict=True)]
         mean = _mean(units, shares)
         if float(mean.norm()) < self.eps:
             return _mean(vectors, shares)
         mean = mean / mean.norm()
         tangent = _mean([unit - (unit @ mean) * mean for unit in units], shares)
-        angle = float(tangent.norm()) + self.eps
+        angle = max(float(tangent.norm()), self.eps)
         turned_mean = mean * math.cos(angle) + tangent * (math.sin(angle) / angle)
         return turned_mean * math.fsum(share * length for share, length in zip(shares, lengths, strict=True))
 

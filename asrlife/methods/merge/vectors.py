@@ -98,6 +98,8 @@ class Ties(_Trimmed, Electing):
 
     Of each task vector the share `density` that is largest in magnitude stays, tensor by tensor as in mergekit; `threshold`, where it is
     not 0, is a magnitude that entries must reach instead, so that `sparsify.threshold` of the whole task vector trims as the paper does.
+    Of equal magnitudes at the cut the first stay; mergekit 0.1.5, bit for bit the same otherwise, leaves that to its sort, and weights
+    that were rounded to bfloat16 have many.
     The sign of sum_i weight_i * tau_i wins; entries of that sign are averaged, sum(w tau) / sum(w). peft's variant elects by the
     unweighted sum ("plain", or "frequency" of signs) and divides by the count of those that agree.
     """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asrlife.errors import InputError
-from asrlife.methods.merge import METHODS, Stack, make
+from asrlife.methods.merge import MERGEKIT, METHODS, Stack, make
 from tests.methods.merge.stacks import count, scattered, stacked
 
 NAMES = sorted(METHODS)
@@ -173,3 +173,21 @@ def test_lambda_is_the_scale_and_given_once() -> None:
     assert make("ties", {"rescale": True}) == make("ties", {"rescale": "l1"})
     with pytest.raises(InputError, match="unknown setting 'int8_mask'"):
         make("tsv_m", {"int8_mask": True})
+
+
+@pytest.mark.parametrize("name", sorted(MERGEKIT))
+def test_defaults_of_mergekit_are_settings_that_there_are(name: str) -> None:
+    for key, value in MERGEKIT[name].items():
+        if key in METHODS[name].per_model:
+            assert METHODS[name].per_model[key] != value, "the paper's is the same: leave it out"
+            make(name).merge(stacked(name, scattered((6, 10), 3), **{key: (value,) * 3}))
+        else:
+            assert getattr(make(name, {key: value}), key) == value
+
+
+def test_every_expert_may_have_a_setting_of_its_own_and_the_default_where_it_has_none() -> None:
+    tensors = scattered((6, 10), 2)
+    for name in NAMES:
+        if METHODS[name].per_model and count(name, 2) == 2:
+            told = {key: (value,) * 2 for key, value in METHODS[name].per_model.items()}
+            assert torch.equal(make(name).merge(stacked(name, tensors)), make(name).merge(stacked(name, tensors, **told))), name

@@ -265,6 +265,17 @@ def test_a_lot_falls_by_seed_name_and_expert_alone() -> None:
     assert all(0.3 < float((one == other).float().mean()) < 0.7 for one in kinds for other in kinds if one is not other)
 
 
+@pytest.mark.parametrize(
+    "name", ["task_arithmetic", "ties", "model_stock", "sce", "multislerp", "tsv_m", "iso_c", "iso_cts", "knots", "emr"]
+)
+def test_shorter_steps_are_merged_as_longer_ones_are(name: str) -> None:
+    # what a low learning rate leaves is below the absolute floors of mergekit's model_stock and sce, and counts here all the same
+    base, *experts = exact((6, 10), 3, 0)
+    longer = merged(name, [base, *experts]) - base
+    shorter = merged(name, [base, *(base + 1e-5 * (expert - base) for expert in experts)]) - base
+    torch.testing.assert_close(shorter * 1e5, longer, rtol=1e-4, atol=1e-6)
+
+
 def test_the_sum_over_experts_goes_from_the_first_to_the_last() -> None:
     base = torch.zeros(1)
     experts = [torch.tensor([value]) for value in (1.0, 2.0**-24, 2.0**-24, 2.0**-24, 2.0**-24)]
