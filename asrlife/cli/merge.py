@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asrlife.cli import console, operands
+from asrlife.cli.merge_file import merge_file
 from asrlife.cli.operands import Dtype, Layers, Match, Roles, Without
 from asrlife.cli.options import AsJson
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def merge(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME=PATH]...", help="What the names of the expression stand for.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CONFIG.yaml|NAME=PATH", help="A merge as mergekit writes it, or, with --expr, what its names stand for."),
+    ] = None,
     expr: Annotated[str, typer.Option("--expr", help="Sums, differences and multiples of names.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of the new model, or a .safetensors file; nothing may be there yet.")] = None,
     dtype: Dtype = None,
@@ -26,9 +30,36 @@ def merge(
     without_role: Without = None,
     layers: Layers = None,
     shard_size: Annotated[float, typer.Option(min=0.001, help="GB of the largest file of weights.")] = 5.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of CONFIG.yaml; as many as torch takes unless given.")] = None,
+    check: Annotated[bool, typer.Option(help="Load what CONFIG.yaml makes and run it once before it counts.")] = True,
+    fingerprints: Annotated[
+        bool, typer.Option(help="Put the inputs' fingerprints on the card of CONFIG.yaml: reads each once more.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Add, subtract and scale the weights of models.
+    """Merge models by a method, or add, subtract and scale their weights.
+
+    CONFIG.yaml is mergekit's: merge_method, models (or slices, or modules),
+    base_model, parameters as numbers, as lists over the layers, or by filters
+    on names; dtype, out_dtype, tokenizer, chat_template. More than mergekit's:
+    select (a role such as encoder, a regular expression, or {pattern, roles,
+    without, layers}), accumulate_dtype and seed. Models are folders, here or
+    beside the file, embedded:NAME, or hub ids.
+
+    \b
+    merge_method: ties
+    base_model: whisper-small
+    models:
+      - {model: tuned-on-calls, parameters: {weight: 0.5, density: 0.2}}
+      - {model: tuned-on-talks, parameters: {weight: [0.2, 0.8], density: 0.2}}
+    select: encoder
+
+    Tied tensors are merged once, weight-norm pairs as the weight they make,
+    BatchNorm statistics by what they counted; processor, tokenizer and
+    configuration go along. The result is loaded and run once, and
+    merge_card.json beside it says what it was made of.
+
+    With --expr, weights are added, subtracted and scaled as it says.
 
     A name is a folder, a .safetensors file or embedded:NAME, a delta file too;
     one without NAME=PATH is the path itself. The factors of models must add up
@@ -41,13 +72,20 @@ def merge(
     and so do tensors that --match, --role and --layers leave out.
     A merge that was interrupted goes on where it stopped.
 
+    Example: asrlife merge ties.yaml --out merged
     Example: asrlife merge --expr "target_syn + 0.4 * (real - syn)" real=models/real --out merged
-    """
+    """  # noqa: D301 # \b keeps the lines of the example
     from asrlife.delta.arithmetic import write
     from asrlife.errors import InputError
 
+    of_file = {"threads": threads, "check": check, "fingerprints": fingerprints}
+    if not expr and out is not None and names and len(names) == 1:
+        _refuse({"dtype": dtype, "accumulate": accumulate, "match": match, "role": role, "without-role": without_role, "layers": layers})
+        return merge_file(Path(names[0]), out, int(shard_size * 1e9), of_file, as_json)
     if not expr or out is None:
-        raise InputError("give --expr, as in --expr 'a + 0.4 * (b - c)', and --out")
+        raise InputError("give --expr, as in --expr 'a + 0.4 * (b - c)', or CONFIG.yaml, and --out")
+    if of_file != {"threads": None, "check": True, "fingerprints": True}:
+        raise InputError("--threads, --no-check and --no-fingerprints go with CONFIG.yaml, not with --expr")
     combination = _combination(expr, names or [], accumulate, match, role, without_role, layers)
     with console.progress("merging", len(combination.base)) as advance:
         card = {"method": "expression", "models": _paths(expr, names or []), "accumulate": accumulate, "dtype": dtype}
@@ -58,6 +96,14 @@ def merge(
         console.emit({"out": str(out), "expression": expr, "coefficients": coefficients, "tensors": len(combination.base), "moved": moved})
     else:
         print(out)
+
+
+def _refuse(options: dict[str, object]) -> None:
+    from asrlife.errors import InputError
+
+    for name, value in options.items():
+        if value and (name, value) != ("accumulate", "float32"):
+            raise InputError(f"--{name} goes with --expr: CONFIG.yaml has dtype, accumulate_dtype and select of its own")
 
 
 def _combination(

@@ -79,6 +79,12 @@ def depths(names: Iterable[str]) -> dict[str, int]:
     return found
 
 
+def renumbered(name: str, layer: int) -> str:
+    """The name of the tensor `name` in another layer; outside layers the name itself."""
+    found = _LAYER.search(name)
+    return name if found is None else f"{name[: found.start(3)]}{layer}{name[found.end(3) :]}"
+
+
 def weight_norms(names: Collection[str]) -> dict[str, tuple[str, str]]:
     """By the name of each weight that is kept as a pair: the names of its gain g and direction v, weight = g v / |v|, whole pairs only."""
     pairs = {}

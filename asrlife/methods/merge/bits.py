@@ -92,13 +92,15 @@ def widen(address: int, code: int, start: int, count: int, into: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def narrow(values: Any, count: int, address: int, code: int, start: int) -> None:
-    """`count` float32 numbers, rounded to dtype `code`, to element `start` on of the memory at `address`."""
+def narrow(values: Any, count: int, address: int, code: int, start: int) -> bool:
+    """Round `count` float32 numbers to dtype `code`, from element `start` on of the memory at `address`; whether all are finite there."""
+    largest = uint32(0)
     if code == FLOAT32:
         floats = carray(_floats(address + 4 * start), count)
         for place in range(count):
             floats[place] = values[place]
-        return
+            largest = max(largest, as_word(values[place]) & uint32(0x7FFFFFFF))
+        return largest < 0x7F800000
     words = carray(_halves(address + 2 * start), count)
     if code == BFLOAT16:
         for place in range(count):
@@ -106,3 +108,6 @@ def narrow(values: Any, count: int, address: int, code: int, start: int) -> None
     else:
         for place in range(count):
             words[place] = _to_half(values[place])
+    for place in range(count):
+        largest = max(largest, uint32(words[place] & 0x7FFF))
+    return largest < (0x7F80 if code == BFLOAT16 else 0x7C00)

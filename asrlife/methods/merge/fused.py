@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,6 +20,8 @@ from asrlife.methods.merge.vectors import TaskArithmetic, Ties
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 SMALLEST = 1 << 16
 """Elements that are worth a second thread."""
+Kernel = Callable[[int, int], Any]
+"""What does elements from the first to before the last."""
 _NOTHING = 1e-8  # what `consensus.summed` takes for weights that cancel
 
 
@@ -50,22 +51,20 @@ def fits(method: Method, stack: Stack, out: Tensor) -> bool:
 def merge_into(method: Method, stack: Stack, out: Tensor, threads: int = 1) -> None:
     """Write the merged parameter into `out`, rounded to its dtype; the models of `stack` may be in any dtype that `fits`.
 
-    The bits are those of `method.merge` of the stack in float32, whatever `threads` is. Raises what it raises.
+    The bits are those of `method.merge` of the stack in float32, whatever `threads` is. Raises what it raises, and InputError where a
+    number comes out NaN or infinite.
     """
     method.admit(stack)
     if not out.numel():
         return
     with _Team(out.numel(), threads) as team:
-        if isinstance(method, Linear):
-            _blend(method, stack, out, team)
-        elif isinstance(method, TaskArithmetic):
-            _combine(method, stack, out, team)
-        else:
-            assert isinstance(method, Ties)
-            _elect(method, stack, out, team)
+        kernel: Any = _blend if isinstance(method, Linear) else _combine if isinstance(method, TaskArithmetic) else _elect
+        finite = team.run(kernel(method, stack, out, team))
+    if not all(finite):
+        raise InputError(f"{stack.name!r} comes out NaN or infinite in {out.dtype}: take smaller weights, or another dtype")
 
 
-def _blend(method: Linear, stack: Stack, out: Tensor, team: _Team) -> None:
+def _blend(method: Linear, stack: Stack, out: Tensor, team: _Team) -> Kernel:
     from asrlife.methods.merge import kernels
 
     factors = _floats(method.own(stack, "weight"))
@@ -73,20 +72,20 @@ def _blend(method: Linear, stack: Stack, out: Tensor, team: _Team) -> None:
     if float(divisor) == 0:
         raise InputError(f"linear: the weights of {stack.name!r} sum to 0: pass others, or normalize false")
     given = (*_memory(stack.experts), factors, np.float32(divisor), _place(out))
-    team.run(lambda start, stop: kernels.blend(*given, start, stop))
+    return lambda start, stop: kernels.blend(*given, start, stop)
 
 
-def _combine(method: TaskArithmetic, stack: Stack, out: Tensor, team: _Team) -> None:
+def _combine(method: TaskArithmetic, stack: Stack, out: Tensor, team: _Team) -> Kernel:
     from asrlife.methods.merge import kernels
 
     factors = _floats(method.own(stack, "weight"))
     whole = float(torch.from_numpy(factors).sum())
     divisor = whole if method.normalize and abs(whole) >= _NOTHING else 1.0
     given = (*_memory(_all(stack)), factors, np.float32(divisor), np.float32(method.scale), _place(out))
-    team.run(lambda start, stop: kernels.combine(*given, start, stop))
+    return lambda start, stop: kernels.combine(*given, start, stop)
 
 
-def _elect(method: Ties, stack: Stack, out: Tensor, team: _Team) -> None:
+def _elect(method: Ties, stack: Stack, out: Tensor, team: _Team) -> Kernel:
     from asrlife.methods.merge import kernels
 
     factors = _floats(method.own(stack, "weight"))
@@ -95,7 +94,7 @@ def _elect(method: Ties, stack: Stack, out: Tensor, team: _Team) -> None:
     edges, lasts = (np.array(column, np.int64) for column in zip(*cuts, strict=True))
     voting = {"weighted": kernels.WEIGHTED, "plain": kernels.PLAIN, "frequency": kernels.FREQUENCY}[method.elect]
     given = (*_memory(_all(stack)), factors, shares, edges, lasts, voting, method.normalize, np.float32(method.scale), _place(out))
-    team.run(lambda start, stop: kernels.elect(*given, start, stop))
+    return lambda start, stop: kernels.elect(*given, start, stop)
 
 
 def _cut(method: Ties, stack: Stack, index: int, team: _Team) -> tuple[int, int]:
@@ -135,35 +134,25 @@ def _from_above(counts: Any, wanted: int) -> tuple[int, int]:
     return len(counts) - 1 - place, wanted - (int(above[place - 1]) if place else 0)
 
 
-@dataclass(frozen=True)
 class _Team:
     """Threads that have a part of the elements each; numba gives the interpreter's lock back while it works."""
 
-    total: int
-    threads: int
-
-    def __post_init__(self) -> None:
-        threads = max(1, min(self.threads, self.total // SMALLEST))
+    def __init__(self, total: int, threads: int) -> None:
+        threads = max(1, min(threads, total // SMALLEST))
         # parts begin at multiples of 64, so that no two write into one line of the cache
-        edges = [self.total * part // threads // 64 * 64 for part in range(threads)] + [self.total]
-        object.__setattr__(self, "parts", list(zip(edges, edges[1:], strict=False)))
-        object.__setattr__(self, "pool", ThreadPoolExecutor(threads) if threads > 1 else None)
-
-    parts: Sequence[tuple[int, int]] = ()
-    pool: ThreadPoolExecutor | None = None
+        edges = [total * part // threads // 64 * 64 for part in range(threads)] + [total]
+        self.parts = list(zip(edges, edges[1:], strict=False))
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __enter__(self) -> _Team:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown()
+        if self._pool is not None:
+            self._pool.shutdown()
 
-    def run(self, work: Callable[[int, int], Any]) -> None:
-        if self.pool is None:
-            work(*self.parts[0])
-        else:
-            list(self.pool.map(work, *zip(*self.parts, strict=True)))
+    def run(self, work: Kernel) -> list[Any]:
+        return list((map if self._pool is None else self._pool.map)(work, *zip(*self.parts, strict=True)))
 
     def counted(self, work: Callable[[int, int, Any], Any]) -> Any:
         """Counts (parts, 65536) of 65536 bins."""

@@ -20,12 +20,12 @@ WEIGHTED, PLAIN, FREQUENCY = 0, 1, 2
 
 
 @njit(nogil=True, cache=True)
-def blend(memory: Any, codes: Any, factors: Any, divisor: Any, out: Any, start: int, stop: int) -> None:
+def blend(memory: Any, codes: Any, factors: Any, divisor: Any, out: Any, start: int, stop: int) -> bool:
     """out = sum_i factors[i] * x[i] / divisor for elements `start` to `stop`, each term added by a fused multiply-add.
 
-    `memory` and `codes` of the models x; `out` is (address, code); a divisor of 1 changes nothing.
+    `memory` and `codes` of the models x; `out` is (address, code); a divisor of 1 changes nothing. Returns whether all is finite.
     """
-    x, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    x, total, finite = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), True
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
         total[:count] = np.float32(0)
@@ -36,13 +36,15 @@ def blend(memory: Any, codes: Any, factors: Any, divisor: Any, out: Any, start: 
                 total[place] = fused(x[place], factor, total[place])
         for place in range(count):
             total[place] = total[place] / divisor
-        narrow(total, count, out[0], out[1], first)
+        finite &= narrow(total, count, out[0], out[1], first)
+    return finite
 
 
 @njit(nogil=True, cache=True)
-def combine(memory: Any, codes: Any, factors: Any, divisor: Any, scale: Any, out: Any, start: int, stop: int) -> None:
+def combine(memory: Any, codes: Any, factors: Any, divisor: Any, scale: Any, out: Any, start: int, stop: int) -> bool:
     """out = b + scale * sum_i factors[i] * (x[i] - b) / divisor; the first of `memory` is the base b, the others are the models x."""
     base, x, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    finite = True
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
         widen(memory[0], codes[0], first, count, base)
@@ -56,7 +58,8 @@ def combine(memory: Any, codes: Any, factors: Any, divisor: Any, scale: Any, out
                 for place in range(count):
                     total[place] += (x[place] - base[place]) * factor
         _finish(base, total, divisor, scale, count)
-        narrow(total, count, out[0], out[1], first)
+        finite &= narrow(total, count, out[0], out[1], first)
+    return finite
 
 
 @njit(nogil=True, cache=True)
@@ -115,13 +118,13 @@ def place_of(memory: Any, codes: Any, edge: int, wanted: int, start: int, stop: 
 def elect(
     memory: Any, codes: Any, factors: Any, shares: Any, edges: Any, lasts: Any, voting: int, normalize: bool, scale: Any, out: Any,
     start: int, stop: int,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     """TIES: out = b + scale * (the mean or sum, over those that agree in sign with the winner, of the trimmed x - b, weighed).
 
     Of model i stay the magnitudes whose bits are above `edges[i]`, and those at it up to element `lasts[i]`. `shares` are what the
-    divisor adds up.
+    divisor adds up. Returns whether all is finite.
     """
-    models = len(memory) - 1
+    models, finite = len(memory) - 1, True
     base = np.empty(BLOCK, np.float32)
     vectors = np.empty((models, BLOCK), np.float32)
     total, divisor, votes = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
@@ -138,7 +141,8 @@ def elect(
             for place in range(count):
                 total[place] = total[place] / (divisor[place] if divisor[place] != 0 else np.float32(1))
         _finish(base, total, np.float32(1), scale, count)
-        narrow(total, count, out[0], out[1], first)
+        finite &= narrow(total, count, out[0], out[1], first)
+    return finite
 
 
 @njit(nogil=True, cache=True)
