@@ -1,4 +1,7 @@
-"""Numbers of two bytes as numba sees them: integers, widened to float32 and rounded back to nearest, ties to even."""
+"""Numbers of two bytes as numba sees them: integers, widened to float32 and rounded back to nearest, ties to even.
+
+numba keeps what it compiled by the date of a function's own file: whoever changes this file must touch kernels.py, which calls it.
+"""
 
 from __future__ import annotations
 
