@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asrlife.delta.delta import Delta
     from asrlife.evaluate.report import Report, Score
     from asrlife.models.load import load
+    from asrlife.models.text import load_text
     from asrlife.text.hypothesis import Hypothesis, Word
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ _HOMES = {
     "Waveform": "asrlife.audio.waveform",
     "Word": "asrlife.text.hypothesis",
     "load": "asrlife.models.load",
+    "load_text": "asrlife.models.text",
     "read": "asrlife.audio.read",
     "speak": "asrlife.audio.speak",
     "write": "asrlife.audio.read",
@@ -56,6 +58,7 @@ __all__ = [
     "Word",
     "__version__",
     "load",
+    "load_text",
     "read",
     "speak",
     "write",

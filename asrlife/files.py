@@ -24,10 +24,10 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # nothing is there after the rename
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """A rename is safe from a power cut once its folder is on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -118,3 +118,21 @@ def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_S).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def lm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random small Llama with a tokenizer that spells the closed world."""
+    import torch
+
+    from asrlife.data.world.facts import make
+    from asrlife.data.world.forms import everything
+    from asrlife.recipe.embedded import text
+
+    folder = tmp_path_factory.mktemp("lm")
+    speller = text.tokenizer([question.text for question in everything(make(0, 4, 3))], 500)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        text.build(len(speller), width=16, layers=2, inner=24, heads=2).save_pretrained(folder)
+    speller.save_pretrained(folder)
+    return folder

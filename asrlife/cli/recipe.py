@@ -42,6 +42,7 @@ def run(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="K=V", help="A setting of every step that has it; STEP.K=V of one.")
     ] = None,
+    steps: Annotated[list[str] | None, typer.Option("--step", metavar="NAME", help="Only this step; repeat it for several.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: runs/NAME (runs/NAME-tiny with --tiny).")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,10 +50,10 @@ def run(
 
     Example: asrlife recipe run noisy_stream --tiny --set evaluate.snr=5
     """
-    from asrlife.recipe.recipe import find, read
+    from asrlife.recipe.recipe import find, only, read
     from asrlife.recipe.run import run as run_recipe
 
-    recipe = read(find(name), tiny, changes or ())
+    recipe = only(read(find(name), tiny, changes or ()), steps or ())
     folder = out or Path("runs") / (recipe.name + "-tiny" * tiny)
     with console.results_only():
         results = run_recipe(recipe, folder, console.progress, console.err().is_terminal)

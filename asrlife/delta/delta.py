@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from types import MappingProxyType
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from asrlife.delta.fingerprint import State, fingerprint, unique
+from asrlife.delta.roles import chosen
 from asrlife.errors import InputError
 
 
@@ -144,16 +144,28 @@ class Delta:
             raise InputError("a zero delta has no direction: no cosine")
         return max(-1.0, min(1.0, self.dot(other) / lengths))
 
-    def restrict(self, pattern: str) -> Delta:
-        """The part on parameters in whose name the regular expression `pattern` is found; InputError where there is none."""
-        try:
-            found = re.compile(pattern).search
-        except re.error as error:
-            raise InputError(f"{pattern!r} is no regular expression: {error}") from error
-        kept = {name: change for name, change in self.tensors.items() if found(name)}
+    def restrict(
+        self,
+        pattern: str = "",
+        *,
+        roles: Collection[str] = (),
+        without: Collection[str] = (),
+        layers: tuple[int, int] | None = None,
+    ) -> Delta:
+        """The part on parameters in whose name the regular expression `pattern` is found; InputError where there is none.
+
+        `roles` (of `asrlife.delta.roles.ROLES`) keeps tensors that have any of them, `without` drops those that do, `layers` keeps the
+        layers first to last of each stack, counted from 0 at the input, and nothing outside layers.
+        """
+        kept = chosen(self.tensors, pattern, roles=roles, without=without, layers=layers)
+        asked = {"pattern": pattern, "roles": list(roles), "without": list(without), "layers": list(layers or ())}
         if not kept:
-            raise InputError(f"no parameter of the delta matches {pattern!r}: it has {', '.join(list(self.tensors)[:3]) or 'none'} ...")
-        return Delta(self.base, kept, {"method": "restriction", "pattern": pattern, "parents": [dict(self.note)]})
+            wanted = (
+                repr(pattern) if list(asked.values())[1:] == [[], [], []] else str({key: value for key, value in asked.items() if value})
+            )
+            raise InputError(f"no parameter of the delta matches {wanted}: it has {', '.join(list(self.tensors)[:3]) or 'none'} ...")
+        note = {"method": "restriction"} | {key: value for key, value in asked.items() if value} | {"parents": [dict(self.note)]}
+        return Delta(self.base, {name: self.tensors[name] for name in kept}, note)
 
     def _combined(self, other: Delta, sign: float, method: str) -> Delta:
         self._check(other)
@@ -172,10 +184,11 @@ class Delta:
                 raise InputError(f"{name!r} has shape {mine} in one delta and {theirs} in the other")
 
 
-def between(base: State, tuned: State, note: Mapping[str, Any] | None = None) -> Delta:
+def between(base: State, tuned: State, note: Mapping[str, Any] | None = None, advance: Callable[[], None] = lambda: None) -> Delta:
     """The dense delta `tuned - base` over floating parameters and buffers, leaving out those that are equal.
 
-    Raises InputError where names or shapes differ. Counters and other integers are not weights and are left out.
+    Raises InputError where names or shapes differ. Counters and other integers are not weights and are left out. `advance` is called after
+    every tensor.
     """
     old, new = dict(unique(base)), dict(unique(tuned))
     for name in old.keys() ^ new.keys():
@@ -188,7 +201,13 @@ def between(base: State, tuned: State, note: Mapping[str, Any] | None = None) ->
         if before.is_floating_point() and not torch.equal(before, after):
             exact = torch.promote_types(before.dtype, torch.float32)
             tensors[name] = Dense(after.detach().to(exact) - before.detach().to(exact))
+        advance()
     return Delta(fingerprint(base), tensors, note or {})
+
+
+def analogy(a: Delta, b: Delta, c: Delta) -> Delta:
+    """The D of A : B = C : D (arXiv 2212.04089, section 5), `c + b - a`, in this order: what B has beyond A, given to C."""
+    return c + b - a
 
 
 def together(one: Change, other: Change) -> Change:

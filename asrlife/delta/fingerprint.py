@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "shared.weight", "word_embeddings.weight", "embeddings.weight", "embed_in.weight")
+"""How names of input embeddings end."""
+
 State = nn.Module | Mapping[str, Tensor]
 
 
@@ -25,10 +28,10 @@ def fingerprint(state: State) -> str:
 
 
 def unique(state: State) -> Iterator[tuple[str, Tensor]]:
-    """Every (name, tensor) that a checkpoint keeps, tied tensors under the name that sorts first."""
+    """Every (name, tensor) that a checkpoint keeps, tied tensors under the embedding's name, as files have them, or the first by name."""
     tensors = state.state_dict(keep_vars=True) if isinstance(state, nn.Module) else state
     first: dict[tuple[object, ...], str] = {}
-    for name in sorted(tensors):
+    for name in sorted(tensors, key=lambda name: (not name.endswith(EMBEDDINGS), name)):
         first.setdefault(_place(name, tensors[name]), name)
     kept = set(first.values())
     return ((name, tensor) for name, tensor in tensors.items() if name in kept)

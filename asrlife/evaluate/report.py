@@ -23,7 +23,7 @@ AXES: Mapping[Axis, str] = {
     "locality": "the rest did not",
     "cost": "what it took",
 }
-PERCENT = frozenset({"WER", "CER"})
+PERCENT = frozenset({"WER", "CER", "exact match", "answer named", "no word of the list"})
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 80
 

@@ -38,11 +38,13 @@ def load(name: str | os.PathLike[str], *, trust_code: bool = False) -> Recognise
         return read_speechbrain(path, text, trust_code)
     if path.is_dir():
         return _read_folder(path, text)
-    return _read_folder(_downloaded(text), text)
+    return _read_folder(downloaded(text, INSTEAD), text)
 
 
 def _embedded(text: str) -> Path:
     wanted = text.removeprefix("embedded:")
+    if wanted == "lm":
+        raise InputError(f"{text} is a language model, not a recogniser: load it with asrlife.load_text")
     if wanted not in EMBEDDED:
         raise InputError(f"there is no {text}: use {', '.join(f'embedded:{known}' for known in EMBEDDED)}")
     if not (ASSETS / wanted / "config.json").is_file():
@@ -50,9 +52,10 @@ def _embedded(text: str) -> Path:
     return ASSETS / wanted
 
 
-def _downloaded(text: str) -> Path:
+def downloaded(text: str, instead: str) -> Path:
+    """The folder of a hub id; InputError where there is none, saying what to do `instead`."""
     if text.startswith((".", "/", "~")) or text.count("/") != 1 or Path(text).suffix in {".pt", ".safetensors"}:
-        raise InputError(f"there is no file or folder {text!r}: {INSTEAD}")
+        raise InputError(f"there is no file or folder {text!r}: {instead}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -62,10 +65,10 @@ def _downloaded(text: str) -> Path:
     try:
         return Path(snapshot_download(text, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
     except HFValidationError as error:
-        raise InputError(f"{text!r} is neither a folder nor a hub id: {INSTEAD}") from error
+        raise InputError(f"{text!r} is neither a folder nor a hub id: {instead}") from error
     except OSError as error:  # offline, unreachable, unknown, gated, not cached: hub errors and connection errors alike
         raise InputError(
-            f"{text!r} is no folder here and the hub did not give it ({type(error).__name__}): {INSTEAD}, "
+            f"{text!r} is no folder here and the hub did not give it ({type(error).__name__}): {instead}, "
             f"or download it first with `hf download {text}` where there is a network"
         ) from error
     finally:

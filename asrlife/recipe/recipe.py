@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,14 @@ def read(path: Path, tiny: bool = False, changes: Sequence[str] = ()) -> Recipe:
         steps = _changed(steps, kinds, change)
     found = {name: parse(kinds[name], step, f"{path}: steps.{name}") for name, step in steps.items()}
     return Recipe(page.name, page.description, found, path.parent)
+
+
+def only(recipe: Recipe, steps: Sequence[str]) -> Recipe:
+    """The recipe with the named steps alone, in its own order; all of them where none is named, and an unknown one raises InputError."""
+    for name in steps:
+        if name not in recipe.steps:
+            raise InputError(f"{recipe.name} has no step {name!r}; {nearest(name, recipe.steps)}")
+    return recipe if not steps else replace(recipe, steps={name: step for name, step in recipe.steps.items() if name in steps})
 
 
 def folder() -> Path:

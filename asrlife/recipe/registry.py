@@ -17,9 +17,12 @@ from asrlife.recipe.schema import Settings
 # kind -> "module:class"; imported when a recipe names it, so that listing recipes costs nothing
 KINDS: dict[str, str] = {
     "embedded": "asrlife.recipe.embedded.build:Embedded",
+    "embedded-lm": "asrlife.recipe.embedded.lm:EmbeddedLm",
+    "compare": "asrlife.recipe.compare:Compare",
     "evaluate": "asrlife.recipe.evaluation:Evaluate",
     "stream": "asrlife.recipe.streaming:Streams",
     "synthesize": "asrlife.recipe.synthesis:Synthesize",
+    "teach": "asrlife.recipe.teach:Teach",
 }
 
 Bar = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]

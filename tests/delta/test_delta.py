@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from asrlife.delta.delta import Change, Delta, Dense, LowRank, between
+from asrlife.delta.delta import Change, Delta, Dense, LowRank, analogy, between
 from asrlife.delta.fingerprint import fingerprint
 from asrlife.errors import InputError
 
@@ -68,6 +68,15 @@ def test_deltas_are_a_vector_space(u: Delta, v: Delta, w: Delta, s: float, t: fl
     assert_same((s + t) * u, s * u + t * u)
     assert_same((s * t) * u, s * (t * u))
     assert_same(1.0 * u, u * 1)
+
+
+@settings(deadline=None)
+@given(deltas(), deltas(), deltas())
+def test_analogies(a: Delta, b: Delta, c: Delta) -> None:
+    assert_same(analogy(a, b, a), b)
+    assert_same(analogy(a, a, c), c)
+    assert_same(analogy(a, b, c), analogy(a, c, b))
+    torch.testing.assert_close(vector(analogy(a, b, c)), vector(c) + vector(b) - vector(a), rtol=1e-5, atol=ABSOLUTE)
 
 
 @settings(deadline=None)

@@ -20,9 +20,9 @@ from asrlife.methods.online.choice import average, confidence, votes
 from asrlife.methods.online.descent import Descent, Heard
 from asrlife.methods.online.method import Event, Step
 from asrlife.methods.online.sequence import opening
-from asrlife.methods.online.settings import Count, Finite, NotNegative, Positive, Share
 from asrlife.methods.online.state import State, fresh
 from asrlife.methods.online.trial import Candidate, Heeded, Trial, Tried
+from asrlife.methods.settings import Count, Finite, NotNegative, Positive, Share
 from asrlife.models.handle import Emissions, Recogniser
 from asrlife.text.hypothesis import Hypothesis
 

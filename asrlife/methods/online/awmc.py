@@ -18,8 +18,8 @@ from asrlife.methods.online.adam import Adam
 from asrlife.methods.online.descent import Course, Heard, Tuning, descend, kept
 from asrlife.methods.online.losses import Losses
 from asrlife.methods.online.method import Step
-from asrlife.methods.online.settings import CountOrZero, Rate
 from asrlife.methods.online.state import State
+from asrlife.methods.settings import CountOrZero, Rate
 from asrlife.models.handle import Batch, Emissions, Recogniser
 
 Labels = list[tuple[int, ...]]

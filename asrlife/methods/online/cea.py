@@ -16,8 +16,8 @@ from asrlife.methods.online.adam import Adam, Span
 from asrlife.methods.online.descent import Course, Heard, Tuning, go_down
 from asrlife.methods.online.losses import Losses
 from asrlife.methods.online.method import Step, held
-from asrlife.methods.online.settings import CountOrZero, Positive, Rate, Share, Weight
 from asrlife.methods.online.state import State
+from asrlife.methods.settings import CountOrZero, Positive, Rate, Share, Weight
 from asrlife.models.handle import Batch, Emissions, Recogniser
 from asrlife.models.wav2vec2 import Network
 

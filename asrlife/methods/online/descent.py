@@ -19,8 +19,8 @@ from asrlife.methods.online.adam import ONCE, Adam, Span, listed
 from asrlife.methods.online.losses import Losses
 from asrlife.methods.online.method import RATE, Event, Online, Step, held
 from asrlife.methods.online.sequence import Whole, among_the_best, opening, runaway, seeded, writer
-from asrlife.methods.online.settings import Count, Positive, Rate, Share, check
 from asrlife.methods.online.state import State
+from asrlife.methods.settings import Count, Positive, Rate, Share, check
 from asrlife.models.handle import Batch, Emissions, Recogniser
 from asrlife.text.hypothesis import Hypothesis
 

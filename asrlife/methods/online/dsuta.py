@@ -15,9 +15,9 @@ from asrlife.errors import InputError
 from asrlife.methods.online.descent import Attempt, Descent, Heard
 from asrlife.methods.online.losses import Losses
 from asrlife.methods.online.method import Event, Step
-from asrlife.methods.online.settings import Count, CountOrZero, Positive
 from asrlife.methods.online.state import State, fresh
 from asrlife.methods.online.watch import Watch
+from asrlife.methods.settings import Count, CountOrZero, Positive
 from asrlife.models.handle import Recogniser
 
 _EMPTY = {"waiting": 0, "hears": False, "source_hears": False, "loss": 0.0}  # of a buffer

@@ -16,8 +16,8 @@ from asrlife.methods.online import entropies
 from asrlife.methods.online.descent import Attempt, Heard, Learner, skipped
 from asrlife.methods.online.evolution import Evolution
 from asrlife.methods.online.method import Event, Step
-from asrlife.methods.online.settings import Count, CountOrZero, Positive, Share, Weight
 from asrlife.methods.online.state import State
+from asrlife.methods.settings import Count, CountOrZero, Positive, Share, Weight
 from asrlife.models.handle import Batch, Emissions, Recogniser
 from asrlife.models.statistics import HOW, Statistics, beside
 from asrlife.text.hypothesis import Hypothesis

@@ -18,8 +18,8 @@ from asrlife.errors import InputError
 from asrlife.methods.online.adam import Adam
 from asrlife.methods.online.descent import Heard, skipped, unfit
 from asrlife.methods.online.method import RATE, Event, Online, Step, held
-from asrlife.methods.online.settings import CountOrZero, Rate, check
 from asrlife.methods.online.state import State
+from asrlife.methods.settings import CountOrZero, Rate, check
 from asrlife.models.handle import Recogniser, Weights
 from asrlife.text.hypothesis import Hypothesis
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from asrlife.errors import InputError
 from asrlife.methods.online.descent import Heard
 from asrlife.methods.online.practice import Exercise, Practice
-from asrlife.methods.online.settings import CountOrZero, NotNegative, Rate
+from asrlife.methods.settings import CountOrZero, NotNegative, Rate
 from asrlife.models.handle import Recogniser
 from asrlife.models.pretext import Head
 

@@ -15,11 +15,11 @@ from asrlife.methods.online.method import Method
 from asrlife.methods.online.pretext import Pretext
 from asrlife.methods.online.retrieval import Retrieval
 from asrlife.methods.online.sar import Sar
-from asrlife.methods.online.settings import nearest, typed
 from asrlife.methods.online.sgem import Sgem
 from asrlife.methods.online.suta import Csuta, Suta
 from asrlife.methods.online.tent import Tent
 from asrlife.methods.online.unadapted import Unadapted
+from asrlife.methods.settings import nearest, typed
 from asrlife.models.handle import Recogniser
 
 METHODS: Mapping[str, type[Any]] = {

@@ -15,7 +15,7 @@ from asrlife.methods.online.descent import Heard
 from asrlife.methods.online.method import RATE
 from asrlife.methods.online.neighbours import Index
 from asrlife.methods.online.practice import Exercise, Practice
-from asrlife.methods.online.settings import Count, CountOrZero, Rate
+from asrlife.methods.settings import Count, CountOrZero, Rate
 from asrlife.models.handle import Recogniser
 
 _KEPT = 4  # indices in memory, of the models and corpora used last

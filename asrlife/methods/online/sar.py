@@ -18,8 +18,8 @@ from asrlife.methods.online.adam import Adam
 from asrlife.methods.online.descent import Attempt, Course, Heard, Tuning, descend, skipped
 from asrlife.methods.online.losses import Losses
 from asrlife.methods.online.method import Event, Step
-from asrlife.methods.online.settings import Count, Positive, Share
 from asrlife.methods.online.state import State, fresh
+from asrlife.methods.settings import Count, Positive, Share
 from asrlife.models.handle import Batch, Emissions, Recogniser
 
 _TINY = 1e-12

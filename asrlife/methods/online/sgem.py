@@ -18,8 +18,8 @@ from asrlife.methods.online.adam import Adam
 from asrlife.methods.online.descent import Course, Heard, Tuning, descend
 from asrlife.methods.online.losses import Losses
 from asrlife.methods.online.method import Step
-from asrlife.methods.online.settings import Count, CountOrZero, Positive, Rate, Weight
 from asrlife.methods.online.state import State
+from asrlife.methods.settings import Count, CountOrZero, Positive, Rate, Weight
 from asrlife.models.align import align_labels
 from asrlife.models.handle import Batch, Emissions, Recogniser
 

@@ -10,8 +10,8 @@ from asrlife.delta.rows import Rows, source
 from asrlife.methods.online.adam import Adam
 from asrlife.methods.online.descent import Descent, Heard, kept
 from asrlife.methods.online.method import Step
-from asrlife.methods.online.settings import CountOrZero
 from asrlife.methods.online.state import State
+from asrlife.methods.settings import CountOrZero
 from asrlife.models.handle import Recogniser
 
 

@@ -12,8 +12,8 @@ from asrlife.methods.online import entropies
 from asrlife.methods.online.descent import Heard, Tuning, descend, kept
 from asrlife.methods.online.losses import Losses
 from asrlife.methods.online.method import Step
-from asrlife.methods.online.settings import CountOrZero, Positive
 from asrlife.methods.online.state import State
+from asrlife.methods.settings import CountOrZero, Positive
 from asrlife.models.handle import Emissions, Recogniser
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from asrlife.recipe.embedded.augment import augment
 from asrlife.recipe.embedded.speech import RATE, Speech
 
 Batch = list[tuple[np.ndarray, str]]
+Given = TypeVar("Given")
 Mixture = list[tuple[Speech, float]]
 OUTER = ("lm_head.weight", "head.weight", "embed_tokens.weight", "embed_positions.weight", "proj_out.weight")  # rows are classes
 
@@ -99,16 +101,33 @@ def fit(
     checkpoint: Path,
     every: int = 500,
 ) -> None:
-    """Train in place, writing a line of progress and a resumable checkpoint every `every` steps."""
+    """Train in place on augmented speech; see `drill`."""
+
+    def stream(first: int) -> Iterator[Batch]:
+        return batches(mixture, schedule.seconds, schedule.seed + first, schedule.longest)
+
+    drill(model, loss, evaluate, stream, schedule, checkpoint, every)
+
+
+def drill(
+    model: torch.nn.Module,
+    loss: Callable[[Given], torch.Tensor],
+    evaluate: Callable[[], dict[str, float]],
+    stream: Callable[[int], Iterator[Given]],
+    schedule: Schedule,
+    checkpoint: Path,
+    every: int = 500,
+) -> None:
+    """Train in place on what `stream(first step)` yields, writing a line of progress and a resumable checkpoint every `every` steps."""
     algorithms = optimisers(model, schedule)
     groups = [(group, group["lr"]) for algorithm in algorithms for group in algorithm.param_groups]
     first = _resume(model, algorithms, checkpoint)
-    stream, losses, started = batches(mixture, schedule.seconds, schedule.seed + first, schedule.longest), [], time.time()
+    given, losses, started = stream(first), [], time.time()
     for step in range(first, schedule.steps):
         for group, peak in groups:
             group["lr"] = peak * schedule.share(step)
         model.train()
-        value = loss(next(stream))
+        value = loss(next(given))
         value.backward()
         if torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite():  # bfloat16 overflows once in some thousand steps
             for algorithm in algorithms:
@@ -156,4 +175,4 @@ def error_rates(sets: dict[str, Speech], transcribe: Callable[[list[np.ndarray]]
     return rates
 
 
-__all__ = ["RATE", "Batch", "Mixture", "Schedule", "batches", "error_rates", "fit", "pad"]
+__all__ = ["RATE", "Batch", "Mixture", "Schedule", "batches", "drill", "error_rates", "fit", "pad"]

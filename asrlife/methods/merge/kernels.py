@@ -1,0 +1,174 @@
+"""Fused kernels: every number is read once for a sum, and once more for each pass of an exact selection; nothing is held but blocks.
+
+Memory is given by addresses and codes of dtypes, so that one compiled function serves any number of models in any mixture of dtypes.
+Sums are taken in float32, from the first model to the last, without contraction: the bits are those of torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, uint32
+
+from asrlife.methods.merge.bits import as_word, fused, narrow, widen
+
+BLOCK = 4096
+"""Elements worked on at once: some blocks of float32 fit in a core's own cache."""
+WEIGHTED, PLAIN, FREQUENCY = 0, 1, 2
+"""Whose sign wins: that of the weighted sum, of the sum, of the majority."""
+
+
+@njit(nogil=True, cache=True)
+def blend(memory: Any, codes: Any, factors: Any, divisor: Any, out: Any, start: int, stop: int) -> bool:
+    """out = sum_i factors[i] * x[i] / divisor for elements `start` to `stop`, each term added by a fused multiply-add.
+
+    `memory` and `codes` of the models x; `out` is (address, code); a divisor of 1 changes nothing. Returns whether all is finite.
+    """
+    x, total, finite = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), True
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        total[:count] = np.float32(0)
+        for model in range(len(memory)):
+            widen(memory[model], codes[model], first, count, x)
+            factor = factors[model]
+            for place in range(count):
+                total[place] = fused(x[place], factor, total[place])
+        for place in range(count):
+            total[place] = total[place] / divisor
+        finite &= narrow(total, count, out[0], out[1], first)
+    return finite
+
+
+@njit(nogil=True, cache=True)
+def combine(memory: Any, codes: Any, factors: Any, divisor: Any, scale: Any, out: Any, start: int, stop: int) -> bool:
+    """out = b + scale * sum_i factors[i] * (x[i] - b) / divisor; the first of `memory` is the base b, the others are the models x."""
+    base, x, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    finite = True
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        widen(memory[0], codes[0], first, count, base)
+        for model in range(1, len(memory)):
+            widen(memory[model], codes[model], first, count, x)
+            factor = factors[model - 1]
+            if model == 1:
+                for place in range(count):
+                    total[place] = (x[place] - base[place]) * factor
+            else:
+                for place in range(count):
+                    total[place] += (x[place] - base[place]) * factor
+        _finish(base, total, divisor, scale, count)
+        finite &= narrow(total, count, out[0], out[1], first)
+    return finite
+
+
+@njit(nogil=True, cache=True)
+def _finish(base: Any, total: Any, divisor: Any, scale: Any, count: int) -> None:
+    if divisor != np.float32(1):
+        for place in range(count):
+            total[place] = total[place] / divisor
+    if scale != np.float32(1):
+        for place in range(count):
+            total[place] = total[place] * scale
+    for place in range(count):
+        total[place] = base[place] + total[place]
+
+
+@njit(nogil=True, cache=True)
+def histogram(memory: Any, codes: Any, upper: int, start: int, stop: int, counts: Any) -> None:
+    """Count the magnitudes |x - b| by the upper 16 bits of their float32, or, of those whose upper bits are `upper`, by the lower 16.
+
+    `memory` is (b, x); `counts` is (2, 65536): two, so that equal neighbours need not wait for one another. `upper` -1: all.
+    """
+    base, x = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    words = np.empty(BLOCK, np.uint32)
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        widen(memory[0], codes[0], first, count, base)
+        widen(memory[1], codes[1], first, count, x)
+        for place in range(count):
+            words[place] = as_word(x[place] - base[place]) & uint32(0x7FFFFFFF)
+        if upper < 0:
+            for place in range(count):
+                counts[place & 1, words[place] >> 16] += 1
+        else:
+            for place in range(count):
+                if words[place] >> 16 == upper:
+                    counts[0, words[place] & 0xFFFF] += 1
+
+
+@njit(nogil=True, cache=True)
+def place_of(memory: Any, codes: Any, edge: int, wanted: int, start: int, stop: int) -> int:
+    """The element that is the `wanted`-th, counted from 1, of those whose magnitude |x - b| has the bits `edge`."""
+    base, x = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    seen = 0
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        widen(memory[0], codes[0], first, count, base)
+        widen(memory[1], codes[1], first, count, x)
+        for place in range(count):
+            if as_word(x[place] - base[place]) & uint32(0x7FFFFFFF) == edge:
+                seen += 1
+                if seen == wanted:
+                    return first + place
+    return stop
+
+
+@njit(nogil=True, cache=True)
+def elect(
+    memory: Any, codes: Any, factors: Any, shares: Any, edges: Any, lasts: Any, voting: int, normalize: bool, scale: Any, out: Any,
+    start: int, stop: int,
+) -> bool:  # fmt: skip
+    """TIES: out = b + scale * (the mean or sum, over those that agree in sign with the winner, of the trimmed x - b, weighed).
+
+    Of model i stay the magnitudes whose bits are above `edges[i]`, and those at it up to element `lasts[i]`. `shares` are what the
+    divisor adds up. Returns whether all is finite.
+    """
+    models, finite = len(memory) - 1, True
+    base = np.empty(BLOCK, np.float32)
+    vectors = np.empty((models, BLOCK), np.float32)
+    total, divisor, votes = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        widen(memory[0], codes[0], first, count, base)
+        for model in range(models):
+            widen(memory[model + 1], codes[model + 1], first, count, vectors[model])
+            _trim(vectors[model], base, edges[model], lasts[model] - first, count)
+            _vote(vectors[model], factors[model], voting, model == 0, votes, count)
+        for model in range(models):
+            _agree(vectors[model], factors[model], shares[model], voting, model == 0, votes, (total, divisor), count)
+        if normalize:
+            for place in range(count):
+                total[place] = total[place] / (divisor[place] if divisor[place] != 0 else np.float32(1))
+        _finish(base, total, np.float32(1), scale, count)
+        finite &= narrow(total, count, out[0], out[1], first)
+    return finite
+
+
+@njit(nogil=True, cache=True)
+def _trim(x: Any, base: Any, edge: int, last: int, count: int) -> None:
+    for place in range(count):
+        number = x[place] - base[place]
+        size = np.int64(as_word(number) & uint32(0x7FFFFFFF))
+        x[place] = number if (size > edge) | ((size == edge) & (place <= last)) else np.float32(0)
+
+
+@njit(nogil=True, cache=True)
+def _vote(vector: Any, factor: Any, voting: int, fresh: bool, votes: Any, count: int) -> None:
+    for place in range(count):
+        vote = vector[place] if voting == PLAIN else vector[place] * factor
+        if voting == FREQUENCY:
+            vote = np.float32(1) if vote > 0 else np.float32(-1) if vote < 0 else np.float32(0)
+        votes[place] = vote if fresh else votes[place] + vote
+
+
+@njit(nogil=True, cache=True)
+def _agree(vector: Any, factor: Any, share: Any, voting: int, fresh: bool, votes: Any, sums: Any, count: int) -> None:
+    total, divisor = sums
+    for place in range(count):
+        weighed = vector[place] * factor
+        voter = weighed if voting == WEIGHTED else vector[place]
+        agrees = voter > 0 if votes[place] >= 0 else voter < 0
+        part, weight = (weighed, share) if agrees else (np.float32(0), np.float32(0))
+        total[place] = part if fresh else total[place] + part
+        divisor[place] = weight if fresh else divisor[place] + weight

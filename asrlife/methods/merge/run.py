@@ -1,0 +1,233 @@
+"""A plan carried out: tensor by tensor from mapped files into a mapped file, whole or not at all, and run once before it counts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asrlife.delta.arithmetic import CARD
+from asrlife.delta.checkpoint import Checkpoint
+from asrlife.delta.fingerprint import fingerprint
+from asrlife.delta.weight_norm import effective, split
+from asrlife.delta.writer import SHARD_SIZE, Writer
+from asrlife.errors import InputError
+from asrlife.files import atomic
+from asrlife.methods.merge import fused
+from asrlife.methods.merge.check import run_once
+from asrlife.methods.merge.companions import companions
+from asrlife.methods.merge.config import DTYPES, MergeConfig
+from asrlife.methods.merge.layout import Source
+from asrlife.methods.merge.method import Stack
+from asrlife.methods.merge.plan import Job, Plan, partner
+from asrlife.methods.merge.plan import plan as planned
+
+COUNT = "num_batches_tracked"
+Evidence = Callable[[Job], tuple[Tensor, ...]]
+
+
+def opened(config: MergeConfig, beside: Path = Path()) -> dict[str, Checkpoint]:
+    """The checkpoints that a merge names: embedded:NAME, folders or files here or beside the YAML file, or hub ids; headers are read."""
+    return {name: Checkpoint.open(located(name, beside)) for name in config.references}
+
+
+def located(name: str, beside: Path = Path()) -> Path:
+    """Where a model is; what is neither here nor beside the file is fetched from the hub. InputError where it is nowhere."""
+    from asrlife.models.load import ASSETS, downloaded
+
+    if name.startswith("embedded:"):
+        return ASSETS / name.removeprefix("embedded:")
+    for path in (Path(name).expanduser(), beside / name):
+        if path.exists():
+            return path
+    return downloaded(name, "give the folder of a checkpoint, here or beside the file that names it")
+
+
+def merge(config: MergeConfig, out: Path, *, beside: Path = Path(), **options: Any) -> dict[str, Any]:
+    """Open, plan and run a merge; `options` as in `run`."""
+    return run(planned(config, opened(config, beside)), out, **options)
+
+
+def run(
+    plan: Plan,
+    out: Path,
+    *,
+    shard_size: int = SHARD_SIZE,
+    threads: int | None = None,
+    kernels: bool = True,
+    fingerprints: bool = True,
+    check: bool = True,
+    durable: bool = True,
+    evidence: Evidence = lambda job: (),
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Write the merged model to `out` and return its card, which lies beside the weights as merge_card.json.
+
+    `threads` are torch's unless given; without `kernels` torch does all, with the same bits. A run that was interrupted goes on where it
+    left off. Under `check` a folder is loaded and run once; what fails that is moved to NAME.failed. `fingerprints` reads every input
+    once more. `evidence` gives data-driven methods what they go by. Raises InputError, and leaves no `out`, where anything fails.
+    """
+    work = Work(plan, threads or torch.get_num_threads(), kernels and fused.available(), evidence)
+    files, texts = companions(plan)
+    card = _card(plan, work, fingerprints)
+    with Writer(
+        out,
+        plan.specs,
+        plan=_stamp(plan),
+        shard_size=shard_size,
+        tied=plan.tied,
+        metadata=plan.models[plan.donor].metadata,
+        durable=durable,
+    ) as writer:
+        for job in plan.jobs:
+            if not writer.finished.issuperset(job.names):
+                work.do(job, writer)
+            advance()
+        single = out.suffix == ".safetensors"
+        writer.carry(files, {} if single else texts | {CARD: _text(card)})
+        writer.finish()
+    return card if single else _checked(out, card, check)
+
+
+class Work:
+    """How a job is done."""
+
+    def __init__(self, plan: Plan, threads: int, kernels: bool, evidence: Evidence) -> None:
+        self.kernels = kernels
+        self._plan, self._threads, self._evidence = plan, threads, evidence
+        self._accumulate = DTYPES[plan.config.accumulate_dtype]
+
+    def do(self, job: Job, writer: Writer) -> None:
+        """Fill the places of a job."""
+        if job.kind == "merge":
+            self._merge(job, writer)
+        elif job.kind == "copy":
+            writer.put(job.names[0], self._read(job.experts[0]))
+        elif job.kind == "average":
+            writer.put(job.names[0], self._average(job))
+        else:
+            for name, part in zip(job.names, self._pair(job), strict=True):
+                writer.put(name, _finite(name, part.to(writer.view(name).dtype)))
+
+    def _read(self, source: Source) -> Tensor:
+        return self._plan.models[source.model][source.name]
+
+    def _merge(self, job: Job, writer: Writer) -> None:
+        assert job.method is not None
+        base = None if job.base is None else self._read(job.base)
+        experts = tuple(map(self._read, job.experts))
+        stack = Stack(job.names[0], base, experts, job.each, self._plan.config.seed, self._evidence(job))
+        place = writer.view(job.names[0])
+        if self.kernels and self._accumulate == torch.float32 and fused.fits(job.method, stack, place):
+            fused.merge_into(job.method, stack, place, self._threads)
+            writer.done(job.names[0])
+        else:
+            writer.put(job.names[0], _finite(job.names[0], job.method.merge(self._wide(stack)).to(place.dtype)))
+
+    def _wide(self, stack: Stack) -> Stack:
+        tensors = [tensor for tensor in (stack.base, *stack.experts) if tensor is not None]
+        dtype = self._accumulate
+        for tensor in tensors:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+        base = None if stack.base is None else stack.base.to(dtype)
+        return Stack(stack.name, base, tuple(expert.to(dtype) for expert in stack.experts), stack.each, stack.seed, stack.evidence)
+
+    def _pair(self, job: Job) -> tuple[Tensor, Tensor]:
+        """A weight-norm pair: what the pairs make is merged, and the result is split as the first pair was."""
+        assert job.method is not None
+        sources = ([job.base] if job.base else []) + list(job.experts)
+        pairs = [(self._read(s), self._read(Source(s.model, partner(s.name, *job.names)))) for s in sources]
+        pairs = [(gain.to(self._accumulate), direction.to(self._accumulate)) for gain, direction in pairs]
+        weights = [effective(*pair) for pair in pairs]
+        base = weights.pop(0) if job.base else None
+        stack = Stack(job.names[0], base, tuple(weights), job.each, self._plan.config.seed, self._evidence(job))
+        return split(job.method.merge(self._wide(stack)), *pairs[0])
+
+    def _average(self, job: Job) -> Tensor:
+        """BatchNorm statistics: the mean over the experts of positive weight by how many batches each has seen, equal where none counts.
+
+        Where no expert has positive weight, the base's. Statistics of merged weights are approximate: recompute them on audio.
+        """
+        weights = job.each.get("weight", (1.0,) * len(job.experts))
+        sources = [source for source, weight in zip(job.experts, weights, strict=True) if weight > 0] or [job.base or job.experts[0]]
+        counts = torch.tensor([self._batches(source) for source in sources], dtype=torch.float64)
+        shares = counts / counts.sum() if counts.sum() > 0 else torch.full_like(counts, 1 / len(counts))
+        parts = [self._read(source).double() for source in sources]
+        # equal statistics, as of layers that were frozen, stay as they are to the last bit
+        same = all(torch.equal(part, parts[0]) for part in parts)
+        return parts[0] if same else torch.stack([part * share for part, share in zip(parts, shares, strict=True)]).sum(0)
+
+    def _batches(self, source: Source) -> float:
+        name = f"{source.name.rpartition('.')[0]}.{COUNT}"
+        checkpoint = self._plan.models[source.model]
+        return float(checkpoint[name]) if name in checkpoint.stored else 0.0
+
+
+def _finite(name: str, tensor: Tensor) -> Tensor:
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError(f"{name!r} comes out NaN or infinite in {tensor.dtype}: take smaller weights, or another dtype")
+    return tensor
+
+
+def _card(plan: Plan, work: Work, fingerprints: bool) -> dict[str, Any]:
+    config = plan.config
+    averaged = [job.names[0] for job in plan.jobs if job.kind == "average"]
+    return {
+        "method": config.merge_method,
+        "config": config.model_dump(exclude_defaults=True, mode="json"),
+        "seed": config.seed,
+        "accumulate_dtype": config.accumulate_dtype,
+        "inputs": [_input(name, plan, fingerprints) for name in plan.models],
+        "files_from": plan.donor,
+        "tensors": dict(plan.counts),
+        "batchnorm": {"averaged": len(averaged), "note": "averaged by count: recompute on audio"} if averaged else None,
+        "kernels": "numba" if work.kernels else "torch",
+        "versions": {package: version(package) for package in ("asrlife", "torch", *(["numba"] if work.kernels else []))},
+        "checked": None,
+    }
+
+
+def _input(name: str, plan: Plan, fingerprints: bool) -> dict[str, Any]:
+    checkpoint = plan.models[name]
+    role = "base" if name == plan.config.base_model else "expert"
+    return {
+        "model": name,
+        "role": role,
+        "bytes": checkpoint.nbytes,
+        "fingerprint": fingerprint(checkpoint) if fingerprints else None,
+    }
+
+
+def _stamp(plan: Plan) -> str:
+    """All that the bytes depend on, without reading the weights."""
+    files = {
+        name: sorted({(str(e.path), e.path.stat().st_size, e.path.stat().st_mtime_ns) for e in checkpoint.stored.values()})
+        for name, checkpoint in plan.models.items()
+    }
+    return json.dumps([version("asrlife"), plan.config.model_dump(mode="json"), files])
+
+
+def _checked(out: Path, card: dict[str, Any], check: bool) -> dict[str, Any]:
+    if not check:
+        return card
+    try:
+        card["checked"] = run_once(out)
+    except InputError as error:
+        failed = out.with_name(f"{out.name}.failed")
+        if failed.exists():
+            raise InputError(f"{error}; what does not work is in {out}, as {failed} is there already") from error
+        os.replace(out, failed)
+        raise InputError(f"{error}; what does not work is in {failed}") from error
+    with atomic(out / CARD, "w") as file:
+        file.write(_text(card))
+    return card
+
+
+def _text(card: Mapping[str, Any]) -> str:
+    return json.dumps(card, indent=2, ensure_ascii=False)

@@ -1,0 +1,128 @@
+"""The fused kernels give the bits that Method.merge gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from asrlife.errors import InputError
+from asrlife.methods.merge import Stack, fused, make
+
+JOBS: list[tuple[str, dict[str, Any], dict[str, tuple[float, ...]]]] = [
+    ("linear", {}, {"weight": (0.3, 0.5, -0.1)}),
+    ("linear", {"normalize": False}, {"weight": (0.3, 0.5, -0.1)}),
+    ("task_arithmetic", {}, {}),
+    ("task_arithmetic", {"scale": 0.7}, {"weight": (1.0, -0.4, 0.3)}),
+    ("task_arithmetic", {"normalize": True, "scale": 0.3}, {"weight": (0.3, 0.5, -0.1)}),
+    ("ties", {}, {}),
+    ("ties", {"scale": 0.3}, {"density": (1.0, 0.0, 0.33), "weight": (0.2, 0.3, -0.4)}),
+    ("ties", {"normalize": False, "elect": "plain"}, {"density": (0.5, 0.5, 0.01), "weight": (0.2, 0.0, 0.4)}),
+    ("ties", {"elect": "frequency", "divide": "count"}, {"threshold": (0.01, 0.0, 0.002)}),
+]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def needs_numba() -> None:
+    if not fused.available():
+        pytest.skip("numba is not installed")
+
+
+def tensors(shape: tuple[int, ...], dtype: torch.dtype, spread: float = 0.01) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(shape, generator=generator)
+    return [found.to(dtype) for found in (base, *(base + spread * torch.randn(shape, generator=generator) for _ in range(3)))]
+
+
+def wide(stack: Stack) -> Stack:
+    assert stack.base is not None
+    return Stack(stack.name, stack.base.float(), tuple(expert.float() for expert in stack.experts), stack.each)
+
+
+@pytest.mark.parametrize(("name", "settings", "each"), JOBS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bits_are_those_of_the_method(name: str, settings: dict[str, Any], each: dict[str, tuple[float, ...]], dtype: torch.dtype) -> None:
+    needs_numba()
+    method = make(name, settings)
+    for shape in ((1,), (5,), (2, 3), (211, 701)):  # the last fills two threads and ends within a block
+        base, *experts = tensors(shape, dtype)
+        stack = Stack("w", base, tuple(experts), each)
+        for out in (torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=torch.float32)):
+            assert fused.fits(method, stack, out)
+            for threads in (1, 2):
+                fused.merge_into(method, stack, out.zero_(), threads)
+                assert torch.equal(out, method.merge(wide(stack)).to(out.dtype)), (shape, threads)
+
+
+@pytest.mark.parametrize("density", [0.001, 0.3, 0.999])
+def test_of_equal_magnitudes_the_first_stay(density: float) -> None:
+    needs_numba()
+    base = torch.zeros(200_000)
+    expert = torch.randint(-3, 4, (200_000,), generator=torch.Generator().manual_seed(1)).float()
+    stack, method = (
+        Stack("w", base, (expert, -expert, expert.roll(7)), {"density": (density,) * 3, "weight": (1.0, 0.5, 0.25)}),
+        make("ties"),
+    )
+    for threads in (1, 2, 3):
+        out = torch.empty_like(base)
+        fused.merge_into(method, stack, out, threads)
+        assert torch.equal(out, method.merge(stack)), threads
+
+
+def test_dtypes_may_differ_between_models() -> None:
+    needs_numba()
+    base, *experts = tensors((300, 41), torch.float32)
+    stack = Stack("w", base.bfloat16(), (experts[0].half(), experts[1], experts[2].bfloat16()), {})
+    for name in ("linear", "task_arithmetic", "ties"):
+        out = torch.empty((300, 41), dtype=torch.float16)
+        fused.merge_into(make(name), stack, out)
+        assert torch.equal(out, make(name).merge(wide(stack)).half()), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_every_number_of_two_bytes_survives(dtype: torch.dtype) -> None:
+    needs_numba()
+    every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
+    numbers = every[~every.isnan()]
+    out = torch.empty_like(numbers)
+    with pytest.raises(InputError, match="NaN or infinite"):  # two of them are, and are written as they are
+        fused.merge_into(make("linear"), Stack("w", None, (numbers,), {}), out)
+    assert torch.equal(out, numbers)
+    finite = numbers[numbers.isfinite()]
+    fused.merge_into(make("linear"), Stack("w", None, (finite,), {}), out[: len(finite)])
+    assert torch.equal(out[: len(finite)], finite)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_rounding_is_to_nearest_even(dtype: torch.dtype) -> None:
+    needs_numba()
+    every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
+    ordered = every[every.isfinite()].float().sort().values
+    halves = (ordered[1:] + ordered[:-1]) / 2  # just between two neighbours, and a step to either side
+    numbers = torch.cat(
+        [halves, halves.nextafter(torch.tensor(9e9)), halves.nextafter(torch.tensor(-9e9)), torch.tensor([7e4, 3.4e38, -1e-30])]
+    )
+    out = torch.empty(len(numbers), dtype=dtype)
+    with pytest.raises(InputError, match="NaN or infinite"):  # the largest go beyond float16, or round up beyond bfloat16
+        fused.merge_into(make("linear", {"normalize": False}), Stack("w", None, (numbers,), {}), out)
+    assert torch.equal(out, numbers.to(dtype))
+
+
+def test_what_does_not_fit_is_left_to_torch() -> None:
+    base, *experts = tensors((8, 8), torch.float32)
+    stack, out = Stack("w", base, tuple(experts), {}), torch.empty(8, 8)
+    assert not fused.fits(make("ties", {"rescale": "l1"}), stack, out)
+    assert not fused.fits(make("dare_linear"), stack, out)
+    assert not fused.fits(make("ties"), stack, out.double())
+    assert not fused.fits(make("ties"), stack, torch.empty(8, 8).T)
+
+
+def test_bad_settings_raise_as_in_the_method() -> None:
+    needs_numba()
+    base, *experts = tensors((8, 8), torch.float32)
+    with pytest.raises(InputError, match="sum to 0"):
+        fused.merge_into(make("linear"), Stack("w", base, tuple(experts[:2]), {"weight": (1.0, -1.0)}), torch.empty(8, 8))
+    with pytest.raises(InputError, match="density is 2"):
+        fused.merge_into(make("ties"), Stack("w", base, (experts[0],), {"density": (2.0,)}), torch.empty(8, 8))
