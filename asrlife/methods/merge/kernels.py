@@ -1,4 +1,4 @@
-"""Fused kernels: every number is read once for a sum, and once more for each pass of an exact selection; nothing is held but blocks.
+"""Fused kernels: every number is read once for a sum, and once more for an exact selection; nothing is held but blocks.
 
 Memory is given by addresses and codes of dtypes, so that one compiled function serves any number of models in any mixture of dtypes.
 Sums are taken in float32, from the first model to the last, without contraction: the bits are those of torch.
@@ -12,9 +12,8 @@ import numpy as np
 from numba import njit, uint32
 
 from asrlife.methods.merge.bits import as_word, fused, narrow, widen
+from asrlife.methods.merge.team import BLOCK
 
-BLOCK = 4096
-"""Elements worked on at once: some blocks of float32 fit in a core's own cache."""
 WEIGHTED, PLAIN, FREQUENCY = 0, 1, 2
 """Whose sign wins: that of the weighted sum, of the sum, of the majority."""
 
@@ -75,43 +74,47 @@ def _finish(base: Any, total: Any, divisor: Any, scale: Any, count: int) -> None
 
 
 @njit(nogil=True, cache=True)
-def histogram(memory: Any, codes: Any, upper: int, start: int, stop: int, counts: Any) -> None:
-    """Count the magnitudes |x - b| by the upper 16 bits of their float32, or, of those whose upper bits are `upper`, by the lower 16.
+def sift(memory: Any, codes: Any, low: int, high: int, start: int, stop: int, tally: Any, found: Any) -> int:
+    """Sort the magnitudes |x - b| by the bits of their float32: how many lie above `high`, at it, between, at `low`; what lies between.
 
-    `memory` is (b, x); `counts` is (2, 65536): two, so that equal neighbours need not wait for one another. `upper` -1: all.
+    `memory` is (b, x); `start` is the first element of a block. `tally` (blocks, 4) gets the numbers block by block, `found` in their
+    order the bits that lie between. Returns how many these are, or -1 where `found` is too short for them.
     """
-    base, x = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    words = np.empty(BLOCK, np.uint32)
+    base, x, sizes = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
+    taken = 0
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
+        if taken + count > len(found):
+            return -1
         widen(memory[0], codes[0], first, count, base)
         widen(memory[1], codes[1], first, count, x)
         for place in range(count):
-            words[place] = as_word(x[place] - base[place]) & uint32(0x7FFFFFFF)
-        if upper < 0:
-            for place in range(count):
-                counts[place & 1, words[place] >> 16] += 1
-        else:
-            for place in range(count):
-                if words[place] >> 16 == upper:
-                    counts[0, words[place] & 0xFFFF] += 1
+            sizes[place] = np.int32(as_word(x[place] - base[place]) & uint32(0x7FFFFFFF))
+        _count(sizes, np.int32(low), np.int32(high), count, tally[first // BLOCK])
+        between = _take(sizes, np.int32(low), np.int32(high), count, found[taken:])
+        tally[first // BLOCK, 2] = between
+        taken += between
+    return taken
 
 
 @njit(nogil=True, cache=True)
-def place_of(memory: Any, codes: Any, edge: int, wanted: int, start: int, stop: int) -> int:
-    """The element that is the `wanted`-th, counted from 1, of those whose magnitude |x - b| has the bits `edge`."""
-    base, x = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    seen = 0
-    for first in range(start, stop, BLOCK):
-        count = min(BLOCK, stop - first)
-        widen(memory[0], codes[0], first, count, base)
-        widen(memory[1], codes[1], first, count, x)
-        for place in range(count):
-            if as_word(x[place] - base[place]) & uint32(0x7FFFFFFF) == edge:
-                seen += 1
-                if seen == wanted:
-                    return first + place
-    return stop
+def _count(sizes: Any, low: Any, high: Any, count: int, tally: Any) -> None:
+    # int32 at every step: more of them fit in a register
+    above, top, bottom = np.int32(0), np.int32(0), np.int32(0)
+    for place in range(count):
+        above = np.int32(above + np.int32(sizes[place] > high))
+        top = np.int32(top + np.int32(sizes[place] == high))
+        bottom = np.int32(bottom + np.int32(sizes[place] == low))
+    tally[0], tally[1], tally[3] = above, top, bottom
+
+
+@njit(nogil=True, cache=True)
+def _take(sizes: Any, low: Any, high: Any, count: int, found: Any) -> int:
+    taken = np.uintp(0)
+    for place in range(count):
+        found[taken] = sizes[place]  # without a branch: what does not lie between is written over
+        taken += np.uintp((sizes[place] > low) & (sizes[place] < high))
+    return np.int64(taken)
 
 
 @njit(nogil=True, cache=True)

@@ -113,7 +113,7 @@ class Work:
             writer.put(job.names[0], self._average(job))
         else:
             for name, part in zip(job.names, self._pair(job), strict=True):
-                writer.put(name, _finite(name, part.to(writer.view(name).dtype)))
+                writer.put(name, _finite(name, part.to(writer.place(name).spec.dtype)))
 
     def _read(self, source: Source) -> Tensor:
         return self._plan.models[source.model][source.name]
@@ -123,12 +123,12 @@ class Work:
         base = None if job.base is None else self._read(job.base)
         experts = tuple(map(self._read, job.experts))
         stack = Stack(job.names[0], base, experts, job.each, self._plan.config.seed, self._evidence(job))
-        place = writer.view(job.names[0])
-        if self.kernels and self._accumulate == torch.float32 and fused.fits(job.method, stack, place):
-            fused.merge_into(job.method, stack, place, self._threads)
+        place = writer.place(job.names[0])
+        if self.kernels and self._accumulate == torch.float32 and fused.fits(job.method, stack, place.spec.dtype):
+            fused.merge(job.method, stack, place.spec.dtype, place.write, self._threads)
             writer.done(job.names[0])
         else:
-            writer.put(job.names[0], _finite(job.names[0], job.method.merge(self._wide(stack)).to(place.dtype)))
+            writer.put(job.names[0], _finite(job.names[0], job.method.merge(self._wide(stack)).to(place.spec.dtype)))
 
     def _wide(self, stack: Stack) -> Stack:
         tensors = [tensor for tensor in (stack.base, *stack.experts) if tensor is not None]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asrlife.errors import InputError
-from asrlife.methods.merge import Stack, fused, make
+from asrlife.methods.merge import Method, Stack, fused, make
 
 JOBS: list[tuple[str, dict[str, Any], dict[str, tuple[float, ...]]]] = [
     ("linear", {}, {"weight": (0.3, 0.5, -0.1)}),
@@ -36,6 +36,10 @@ def tensors(shape: tuple[int, ...], dtype: torch.dtype, spread: float = 0.01) ->
     return [found.to(dtype) for found in (base, *(base + spread * torch.randn(shape, generator=generator) for _ in range(3)))]
 
 
+def merge_into(method: Method, stack: Stack, out: Tensor, threads: int = 1) -> None:
+    fused.merge(method, stack, out.dtype, lambda first, piece: out.view(-1)[first : first + len(piece)].copy_(piece), threads)
+
+
 def wide(stack: Stack) -> Stack:
     assert stack.base is not None
     return Stack(stack.name, stack.base.float(), tuple(expert.float() for expert in stack.experts), stack.each)
@@ -50,9 +54,9 @@ def test_bits_are_those_of_the_method(name: str, settings: dict[str, Any], each:
         base, *experts = tensors(shape, dtype)
         stack = Stack("w", base, tuple(experts), each)
         for out in (torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=torch.float32)):
-            assert fused.fits(method, stack, out)
+            assert fused.fits(method, stack, out.dtype)
             for threads in (1, 2):
-                fused.merge_into(method, stack, out.zero_(), threads)
+                merge_into(method, stack, out.zero_(), threads)
                 assert torch.equal(out, method.merge(wide(stack)).to(out.dtype)), (shape, threads)
 
 
@@ -67,7 +71,7 @@ def test_of_equal_magnitudes_the_first_stay(density: float) -> None:
     )
     for threads in (1, 2, 3):
         out = torch.empty_like(base)
-        fused.merge_into(method, stack, out, threads)
+        merge_into(method, stack, out, threads)
         assert torch.equal(out, method.merge(stack)), threads
 
 
@@ -77,7 +81,7 @@ def test_dtypes_may_differ_between_models() -> None:
     stack = Stack("w", base.bfloat16(), (experts[0].half(), experts[1], experts[2].bfloat16()), {})
     for name in ("linear", "task_arithmetic", "ties"):
         out = torch.empty((300, 41), dtype=torch.float16)
-        fused.merge_into(make(name), stack, out)
+        merge_into(make(name), stack, out)
         assert torch.equal(out, make(name).merge(wide(stack)).half()), name
 
 
@@ -88,10 +92,10 @@ def test_every_number_of_two_bytes_survives(dtype: torch.dtype) -> None:
     numbers = every[~every.isnan()]
     out = torch.empty_like(numbers)
     with pytest.raises(InputError, match="NaN or infinite"):  # two of them are, and are written as they are
-        fused.merge_into(make("linear"), Stack("w", None, (numbers,), {}), out)
+        merge_into(make("linear"), Stack("w", None, (numbers,), {}), out)
     assert torch.equal(out, numbers)
     finite = numbers[numbers.isfinite()]
-    fused.merge_into(make("linear"), Stack("w", None, (finite,), {}), out[: len(finite)])
+    merge_into(make("linear"), Stack("w", None, (finite,), {}), out[: len(finite)])
     assert torch.equal(out[: len(finite)], finite)
 
 
@@ -106,23 +110,23 @@ def test_rounding_is_to_nearest_even(dtype: torch.dtype) -> None:
     )
     out = torch.empty(len(numbers), dtype=dtype)
     with pytest.raises(InputError, match="NaN or infinite"):  # the largest go beyond float16, or round up beyond bfloat16
-        fused.merge_into(make("linear", {"normalize": False}), Stack("w", None, (numbers,), {}), out)
+        merge_into(make("linear", {"normalize": False}), Stack("w", None, (numbers,), {}), out)
     assert torch.equal(out, numbers.to(dtype))
 
 
 def test_what_does_not_fit_is_left_to_torch() -> None:
     base, *experts = tensors((8, 8), torch.float32)
-    stack, out = Stack("w", base, tuple(experts), {}), torch.empty(8, 8)
-    assert not fused.fits(make("ties", {"rescale": "l1"}), stack, out)
-    assert not fused.fits(make("dare_linear"), stack, out)
-    assert not fused.fits(make("ties"), stack, out.double())
-    assert not fused.fits(make("ties"), stack, torch.empty(8, 8).T)
+    stack = Stack("w", base, tuple(experts), {})
+    assert not fused.fits(make("ties", {"rescale": "l1"}), stack, torch.float32)
+    assert not fused.fits(make("dare_linear"), stack, torch.float32)
+    assert not fused.fits(make("ties"), stack, torch.float64)
+    assert not fused.fits(make("ties"), Stack("w", base.T, tuple(experts), {}), torch.float32)
 
 
 def test_bad_settings_raise_as_in_the_method() -> None:
     needs_numba()
     base, *experts = tensors((8, 8), torch.float32)
     with pytest.raises(InputError, match="sum to 0"):
-        fused.merge_into(make("linear"), Stack("w", base, tuple(experts[:2]), {"weight": (1.0, -1.0)}), torch.empty(8, 8))
+        merge_into(make("linear"), Stack("w", base, tuple(experts[:2]), {"weight": (1.0, -1.0)}), torch.empty(8, 8))
     with pytest.raises(InputError, match="density is 2"):
-        fused.merge_into(make("ties"), Stack("w", base, (experts[0],), {"density": (2.0,)}), torch.empty(8, 8))
+        merge_into(make("ties"), Stack("w", base, (experts[0],), {"density": (2.0,)}), torch.empty(8, 8))
