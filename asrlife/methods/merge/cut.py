@@ -72,7 +72,7 @@ def _bounds(pair: Pair, count: int) -> tuple[int, int]:
     total = pair[0].numel()
     if total < 4 * SAMPLE:
         return EVERYTHING
-    places = torch.from_numpy(np.minimum(_ticks() * (total / SAMPLE), total - 1).astype(np.int64))
+    places = torch.from_numpy(np.minimum(_ticks(SAMPLE) * (total / SAMPLE), total - 1).astype(np.int64))
     base, x = (tensor.reshape(-1)[places] for tensor in pair)
     share = count / total
     margin = SIGMAS * (1 + math.sqrt(SAMPLE * share * (1 - share)))
@@ -85,9 +85,9 @@ def _bounds(pair: Pair, count: int) -> tuple[int, int]:
 
 
 @cache
-def _ticks() -> Any:
+def _ticks(count: int) -> Any:
     # multiples of the golden ratio, modulo 1, resonate with nothing
-    return np.arange(SAMPLE) + np.arange(SAMPLE) * ((5**0.5 - 1) / 2) % 1
+    return np.arange(count) + np.arange(count) * ((5**0.5 - 1) / 2) % 1
 
 
 def _sizes(base: Tensor, x: Tensor) -> Any:

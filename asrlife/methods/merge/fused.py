@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from asrlife.errors import InputError
-from asrlife.methods.merge.cut import selected
 from asrlife.methods.merge.linear import Linear
 from asrlife.methods.merge.method import Method, Stack
+from asrlife.methods.merge.rules import THINNED, rules
 from asrlife.methods.merge.team import BLOCK, CODES, Team, memory
-from asrlife.methods.merge.vectors import TaskArithmetic, Ties
+from asrlife.methods.merge.vectors import Electing, TaskArithmetic, TaskVectors
 
 PIECE = 16 * BLOCK
 """Elements that are given away at once: they stay in a core's cache until then."""
@@ -39,17 +39,15 @@ def available() -> bool:
 
 
 def fits(method: Method, stack: Stack, dtype: torch.dtype) -> bool:
-    """Whether `merge` can do this: linear, task arithmetic or ties in float32, of contiguous float32, bfloat16 and float16."""
+    """Whether `merge` can do this: linear, task arithmetic, TIES, DARE or breadcrumbs in float32, of contiguous floats of 2 or 4 bytes."""
     tensors = (*([] if stack.base is None else [stack.base]), *stack.experts)
     if not all(tensor.dtype in CODES and tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors):
         return False
     if dtype not in CODES:
         return False
-    if isinstance(method, Ties):
-        return method.rescale == "none"
     # an addcmul of torch without vectors of this width rounds twice
     vectors = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
-    return type(method) is TaskArithmetic or (type(method) is Linear and vectors)
+    return type(method) in THINNED or (type(method) is Linear and vectors)
 
 
 def merge(method: Method, stack: Stack, dtype: torch.dtype, take: Take, threads: int = 1) -> None:
@@ -63,7 +61,7 @@ def merge(method: Method, stack: Stack, dtype: torch.dtype, take: Take, threads:
     if not total:
         return
     with Team(total, threads) as team:
-        make: Any = _blend if isinstance(method, Linear) else _combine if isinstance(method, TaskArithmetic) else _elect
+        make: Any = _blend if isinstance(method, Linear) else _combine if isinstance(method, TaskArithmetic) else _mix
         kernel: Kernel = make(method, stack, team)
         finite = team.run(lambda start, stop: _piecewise(kernel, dtype, take, start, stop))
     if not all(finite):
@@ -90,39 +88,30 @@ def _blend(method: Linear, stack: Stack, team: Team) -> Kernel:
     return lambda out, start, stop: bool(kernels.blend(*given, out, start, stop))
 
 
-def _combine(method: TaskArithmetic, stack: Stack, team: Team) -> Kernel:
+def _combine(method: TaskVectors, stack: Stack, team: Team) -> Kernel:
     from asrlife.methods.merge import kernels
 
     factors = _floats(method.own(stack, "weight"))
-    whole = float(torch.from_numpy(factors).sum())
-    divisor = whole if method.normalize and abs(whole) >= _NOTHING else 1.0
-    given = (*memory(_all(stack)), factors, np.float32(divisor), np.float32(method.scale))
+    given = (*memory(_all(stack)), factors, _divisor(method, factors), np.float32(method.scale))
     return lambda out, start, stop: bool(kernels.combine(*given, out, start, stop))
 
 
-def _elect(method: Ties, stack: Stack, team: Team) -> Kernel:
+def _mix(method: TaskVectors, stack: Stack, team: Team) -> Kernel:
     from asrlife.methods.merge import kernels
 
-    factors = _floats(method.own(stack, "weight"))
-    shares = factors if method.divide == "weights" else np.ones_like(factors)
-    cuts = [_cut(method, stack, index, team) for index in range(len(stack.experts))]
-    edges, lasts = (np.array(column, np.int64) for column in zip(*cuts, strict=True))
-    voting = {"weighted": kernels.WEIGHTED, "plain": kernels.PLAIN, "frequency": kernels.FREQUENCY}[method.elect]
-    given = (*memory(_all(stack)), factors, shares, edges, lasts, voting, method.normalize, np.float32(method.scale))
-    return lambda out, start, stop: bool(kernels.elect(*given, out, start, stop))
+    factors = shares = _floats(method.own(stack, "weight"))
+    voting, normalize, divisor = kernels.NOBODY, False, _divisor(method, factors)
+    if isinstance(method, Electing):
+        voting = {"weighted": kernels.WEIGHTED, "plain": kernels.PLAIN, "frequency": kernels.FREQUENCY}[method.elect]
+        normalize, divisor = method.normalize, np.float32(1)
+        shares = factors if method.divide == "weights" else np.ones_like(factors)
+    given = (*memory(_all(stack)), rules(method, stack, team), factors, shares, voting, normalize, divisor, np.float32(method.scale))
+    return lambda out, start, stop: bool(kernels.mix(*given, out, start, stop))
 
 
-def _cut(method: Ties, stack: Stack, index: int, team: Team) -> tuple[int, int]:
-    """The bits of the magnitude at which expert `index` is trimmed, and the last element that stays of those that have just it."""
-    total = stack.experts[0].numel()
-    limit, density = method.own(stack, "threshold")[index], method.own(stack, "density")[index]
-    if limit > 0:
-        return int(np.float32(limit).view(np.int32)), total
-    count = max(1, int(density * total))
-    if density >= 1 or density <= 0 or count >= total:
-        return (0x80000000, -1) if density <= 0 else (-1, total)
-    assert stack.base is not None
-    return selected((stack.base, stack.experts[index]), count, team)
+def _divisor(method: TaskVectors, factors: Any) -> Any:
+    whole = float(torch.from_numpy(factors).sum())
+    return np.float32(whole if method.normalize and abs(whole) >= _NOTHING else 1.0)
 
 
 def _all(stack: Stack) -> tuple[Tensor, ...]:

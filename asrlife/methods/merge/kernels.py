@@ -12,10 +12,12 @@ import numpy as np
 from numba import njit, uint32
 
 from asrlife.methods.merge.bits import as_word, fused, narrow, widen
+from asrlife.methods.merge.lots import draw
+from asrlife.methods.merge.rules import LOT, MIDDLE
 from asrlife.methods.merge.team import BLOCK
 
-WEIGHTED, PLAIN, FREQUENCY = 0, 1, 2
-"""Whose sign wins: that of the weighted sum, of the sum, of the majority."""
+WEIGHTED, PLAIN, FREQUENCY, NOBODY = 0, 1, 2, 3
+"""Whose sign wins: that of the weighted sum, of the sum, of the majority; or all are added up."""
 
 
 @njit(nogil=True, cache=True)
@@ -118,42 +120,126 @@ def _take(sizes: Any, low: Any, high: Any, count: int, found: Any) -> int:
 
 
 @njit(nogil=True, cache=True)
-def elect(
-    memory: Any, codes: Any, factors: Any, shares: Any, edges: Any, lasts: Any, voting: int, normalize: bool, scale: Any, out: Any,
+def mix(
+    memory: Any, codes: Any, rules: Any, factors: Any, shares: Any, voting: int, normalize: bool, divisor: Any, scale: Any, out: Any,
     start: int, stop: int,
 ) -> bool:  # fmt: skip
-    """TIES: out = b + scale * (the mean or sum, over those that agree in sign with the winner, of the trimmed x - b, weighed).
+    """out = b + scale * (the mean or sum, over those that agree in sign with the winner, of the thinned x - b, weighed) / divisor.
 
-    Of model i stay the magnitudes whose bits are above `edges[i]`, and those at it up to element `lasts[i]`. `shares` are what the
-    divisor adds up. Returns whether all is finite.
+    `rules` say what of each x - b stays, as columns of `rules.Rule`; `shares` are what a mean divides by. Returns whether all is finite.
     """
     models, finite = len(memory) - 1, True
-    base = np.empty(BLOCK, np.float32)
+    base, lots = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
     vectors = np.empty((models, BLOCK), np.float32)
-    total, divisor, votes = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    total, weights, votes = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
         widen(memory[0], codes[0], first, count, base)
         for model in range(models):
             widen(memory[model + 1], codes[model + 1], first, count, vectors[model])
-            _trim(vectors[model], base, edges[model], lasts[model] - first, count)
-            _vote(vectors[model], factors[model], voting, model == 0, votes, count)
+            _thin(vectors[model], base, rules, model, lots, first, count)
+            _rescale(vectors[model], rules, model, count)
+            if voting != NOBODY:
+                _vote(vectors[model], factors[model], voting, model == 0, votes, count)
         for model in range(models):
-            _agree(vectors[model], factors[model], shares[model], voting, model == 0, votes, (total, divisor), count)
+            if voting == NOBODY:
+                _add(vectors[model], factors[model], model == 0, total, count)
+            else:
+                _agree(vectors[model], factors[model], shares[model], voting, model == 0, votes, (total, weights), count)
         if normalize:
             for place in range(count):
-                total[place] = total[place] / (divisor[place] if divisor[place] != 0 else np.float32(1))
-        _finish(base, total, np.float32(1), scale, count)
+                total[place] = total[place] / (weights[place] if weights[place] != 0 else np.float32(1))
+        _finish(base, total, divisor, scale, count)
         finite &= narrow(total, count, out[0], out[1], first)
     return finite
 
 
 @njit(nogil=True, cache=True)
-def _trim(x: Any, base: Any, edge: int, last: int, count: int) -> None:
-    for place in range(count):
+def lengths(memory: Any, codes: Any, rules: Any, model: int, start: int, stop: int, sums: Any) -> None:
+    """The L1 norms of x - b, and of what its rule leaves, block by block into `sums` (blocks, 2) in float64, as `sparsify.length` adds."""
+    base, x, lots = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
+    work = np.empty(BLOCK, np.float64)
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        widen(memory[0], codes[0], first, count, base)
+        widen(memory[model + 1], codes[model + 1], first, count, x)
+        for place in range(count):
+            work[place] = np.abs(x[place] - base[place])
+        sums[first // BLOCK, 0] = _sum(work, count)
+        _thin(x, base, rules, model, lots, first, count)
+        for place in range(count):
+            work[place] = np.abs(x[place])
+        sums[first // BLOCK, 1] = _sum(work, count)
+
+
+@njit(nogil=True, cache=True)
+def _sum(work: Any, count: int) -> float:
+    work[count:] = 0
+    width = BLOCK // 2
+    while width > 0:
+        for place in range(width):
+            work[place] += work[place + width]
+        width //= 2
+    return work[0]
+
+
+@njit(nogil=True, cache=True)
+def _thin(x: Any, base: Any, rules: Any, model: int, lots: Any, first: int, count: int) -> None:
+    kinds, edges, lasts, tops, keys, limits = rules[:6]
+    if kinds[model] == LOT:
+        draw(keys[model, 0], keys[model, 1], first, count, lots)
+        _keep(x, base, lots, uint32(limits[model]), count)
+        return
+    middle = min(max(lasts[model] + 1 - first, 0), count)
+    _subtract(x, base, edges[model], 0, middle)
+    _subtract(x, base, edges[model] + 1, middle, count)
+    if kinds[model] == MIDDLE:
+        middle = min(max(tops[model, 1] + 1 - first, 0), count)
+        _behead(x, tops[model, 0], 0, middle)
+        _behead(x, tops[model, 0] + 1, middle, count)
+
+
+@njit(nogil=True, cache=True)
+def _subtract(x: Any, base: Any, edge: int, start: int, stop: int) -> None:
+    """x - b where its magnitude has the bits `edge` or more, else 0."""
+    if edge > 0x7FFFFFFF:
+        x[start:stop] = np.float32(0)
+        return
+    least = np.int32(edge)
+    for place in range(start, stop):
         number = x[place] - base[place]
-        size = np.int64(as_word(number) & uint32(0x7FFFFFFF))
-        x[place] = number if (size > edge) | ((size == edge) & (place <= last)) else np.float32(0)
+        x[place] = number if np.int32(as_word(number) & uint32(0x7FFFFFFF)) >= least else np.float32(0)
+
+
+@njit(nogil=True, cache=True)
+def _behead(x: Any, edge: int, start: int, stop: int) -> None:
+    """0 where the magnitude has the bits `edge` or more."""
+    for place in range(start, stop):
+        x[place] = x[place] if np.int64(as_word(x[place]) & uint32(0x7FFFFFFF)) < edge else np.float32(0)
+
+
+@njit(nogil=True, cache=True)
+def _keep(x: Any, base: Any, lots: Any, limit: Any, count: int) -> None:
+    for place in range(count):
+        x[place] = x[place] - base[place] if lots[place] < limit else np.float32(0)
+
+
+@njit(nogil=True, cache=True)
+def _rescale(x: Any, rules: Any, model: int, count: int) -> None:
+    chance, multiplier = rules[6][model], rules[7][model]
+    if chance != np.float32(1):
+        for place in range(count):
+            x[place] = x[place] / chance
+    if multiplier != np.float32(1):
+        for place in range(count):
+            x[place] = x[place] * multiplier
+
+
+@njit(nogil=True, cache=True)
+def _add(vector: Any, factor: Any, fresh: bool, total: Any, count: int) -> None:
+    for place in range(count):
+        part = vector[place] * factor
+        total[place] = part if fresh else total[place] + part
 
 
 @njit(nogil=True, cache=True)
@@ -171,7 +257,7 @@ def _agree(vector: Any, factor: Any, share: Any, voting: int, fresh: bool, votes
     for place in range(count):
         weighed = vector[place] * factor
         voter = weighed if voting == WEIGHTED else vector[place]
-        agrees = voter > 0 if votes[place] >= 0 else voter < 0
-        part, weight = (weighed, share) if agrees else (np.float32(0), np.float32(0))
+        against = voter <= 0 if votes[place] >= 0 else voter >= 0
+        part, weight = (np.float32(0), np.float32(0)) if against else (weighed, share)
         total[place] = part if fresh else total[place] + part
         divisor[place] = weight if fresh else divisor[place] + weight
