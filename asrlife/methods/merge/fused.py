@@ -15,10 +15,10 @@ from asrlife.errors import InputError
 from asrlife.methods.merge.linear import Linear
 from asrlife.methods.merge.method import Method, Stack
 from asrlife.methods.merge.rules import THINNED, rules
-from asrlife.methods.merge.team import BLOCK, CODES, Team, memory
+from asrlife.methods.merge.team import CODES, Team, memory
 from asrlife.methods.merge.vectors import Electing, TaskArithmetic, TaskVectors
 
-PIECE = 16 * BLOCK
+PIECE = 1 << 16
 """Elements that are given away at once: they stay in a core's cache until then."""
 Kernel = Callable[[tuple[int, int], int, int], bool]
 """Does elements from a first to before a last, for the memory (address of element 0, code of the dtype) of the result; are all finite?"""

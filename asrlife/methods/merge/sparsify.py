@@ -13,8 +13,8 @@ from asrlife.methods.merge.philox import uniform
 
 Rescale = Literal["none", "paper", "l1"]
 _BINS = 1 << 16
-_BLOCK = 4096  # what the kernels work on at once
-_CHUNK = 64 * _BLOCK
+_BLOCK = 1024  # what the kernels work on at once
+_CHUNK = 1 << 18
 
 
 def largest(values: Tensor, count: int) -> Tensor:
@@ -85,7 +85,7 @@ def rescaled(vector: Tensor, mask: Tensor, rescale: Rescale, chance: Tensor | fl
 
 
 def length(vector: Tensor) -> Tensor:
-    """The L1 norm, in the vector's dtype: sums in float64 of blocks of 4096 by halves, then of these one after the other.
+    """The L1 norm, in the vector's dtype: sums in float64 of blocks of 1024 by halves, then of these one after the other.
 
     The same on any machine, by any number of threads.
     """

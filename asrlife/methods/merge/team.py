@@ -12,8 +12,8 @@ from torch import Tensor
 
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """What kernels call the dtypes."""
-BLOCK = 4096
-"""Elements that a kernel works on at once; every part begins with a block."""
+BLOCK = 1024
+"""Elements that a kernel works on at once: some blocks fit in a core's own cache. Every part begins with one."""
 SMALLEST = 1 << 16
 """Elements that are worth a second thread."""
 

@@ -40,8 +40,6 @@ merge(parse(config), Path(out), shard_size=shard_size, check=False)
 
 def killed(config: dict[str, object], out: Path, shard_size: int, writes: int) -> None:
     """A process that merges and kills itself after so many pieces."""
-    import json
-
     given = json.dumps([config, str(out), shard_size, PIECE, writes])
     ended = subprocess.run([sys.executable, "-c", KILLED, given], env=os.environ, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr

@@ -138,7 +138,9 @@ def test_what_is_not_finite_is_refused_by_name(name: str, poison: float) -> None
         merge_into(make(name), stack, torch.empty_like(base))
 
 
-@given(seed=st.integers(0, 2**40), name=st.text(max_size=8), index=st.integers(0, 9), first=st.integers(0, 2**33), count=st.integers(1, 700))
+@given(
+    seed=st.integers(0, 2**40), name=st.text(max_size=8), index=st.integers(0, 9), first=st.integers(0, 2**33), count=st.integers(1, 700)
+)
 @settings(max_examples=40, deadline=None)
 def test_lots_are_those_of_philox(seed: int, name: str, index: int, first: int, count: int) -> None:
     needs_numba()
