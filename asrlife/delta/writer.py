@@ -33,10 +33,10 @@ class Writer:
     """Writes the tensors of `specs` to `out`: one file where its name ends in .safetensors, else a Hugging Face folder.
 
     A context manager: `place(name)` is where a tensor is written in pieces, in any order and from any thread, until `done(name)`; `put`
-    does both; `finish` makes `out` appear at once. What was begun lies in `.NAME.partial` beside `out`. A shard whose tensors are all there goes to the disk and stays
-    there when the work is interrupted: a Writer of the same `plan` (any text that says all that the bytes depend on) has them in
-    `finished` and needs only the rest; another plan, or "", starts clean. `shard_size` in bytes; `tied` as in Checkpoint; without
-    `durable`, nothing waits for the disk and a power cut may damage what was written.
+    does both; `finish` makes `out` appear at once. What was begun lies in `.NAME.partial` beside `out`. A shard whose tensors are all
+    there goes to the disk and stays there when the work is interrupted: a Writer of the same `plan` (any text that says all that the
+    bytes depend on) has them in `finished` and needs only the rest; another plan, or "", starts clean. `shard_size` in bytes; `tied` as
+    in Checkpoint; without `durable`, nothing waits for the disk and a power cut may damage what was written.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Place:
         """Write elements `first` and on from a flat tensor, rounded to the dtype of the place."""
         # written, not mapped: the kernel would clear every fresh page first, and be asked for each
         piece = piece.to(device="cpu", dtype=self.spec.dtype).contiguous()
-        self._send(memoryview(piece.view(torch.uint8).numpy()), self.start + first * self.spec.dtype.itemsize)
+        self._send(piece.view(torch.uint8).numpy().data, self.start + first * self.spec.dtype.itemsize)
 
     def copy(self, other: Place) -> None:
         """Write what another place of the same spec holds."""

@@ -35,7 +35,7 @@ class Sifted:
     found: Any
 
     def cut(self, count: int) -> tuple[int, Any, int] | None:
-        """The bits of the `count`-th largest, how many of each block are equal to it, how many equals are taken; None where it is outside."""
+        """The bits of the `count`-th largest, its equals in each block, how many of these are taken; None where it is outside."""
         above, top, between, bottom = (int(number) for number in self.tally.sum(0))
         if count <= above or count > above + top + between + bottom:
             return None
@@ -78,7 +78,7 @@ def _bounds(pair: Pair, count: int) -> tuple[int, int]:
     margin = SIGMAS * (1 + math.sqrt(SAMPLE * share * (1 - share)))
     upper, lower = math.floor(share * SAMPLE - margin), math.ceil(share * SAMPLE + margin)
     wanted = [SAMPLE - rank for rank in (lower, upper) if 0 < rank <= SAMPLE]
-    ordered = np.partition(_sizes(base, x), wanted) if wanted else []
+    ordered = np.partition(_sizes(base, x), wanted or 0)
     high = int(ordered[SAMPLE - upper]) if upper > 0 else EVERYTHING[1]
     low = int(ordered[SAMPLE - lower]) if lower <= SAMPLE else EVERYTHING[0]
     return min(low, high - 1), high

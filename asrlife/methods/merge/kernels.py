@@ -125,7 +125,7 @@ def _count(sizes: Any, low: Any, high: Any, count: int, tally: Any) -> None:
 
 
 @compiled
-def _take(sizes: Any, low: Any, high: Any, count: int, found: Any) -> int:
+def _take(sizes: Any, low: Any, high: Any, count: int, found: Any) -> Any:
     taken = np.uintp(0)
     for first in range(0, count, LANES):
         # most groups have none

@@ -1,6 +1,6 @@
 """Philox as numba sees it: the lots of `philox.uniform`, word for word, in a block's own memory.
 
-numba keeps what it compiled by the date of a function's own file: whoever changes this file must touch kernels.py, which calls it.
+numba keeps what it compiled by the date of a function's own file: whoever changes this file, bits.py or team.BLOCK must touch kernels.py.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ NONE: Cut = (0x80000000, -1)
 
 @dataclass(frozen=True)
 class Rule:
-    """One expert's: `kept` is what stays of `kind` TRIM; of MIDDLE without what is at or above `top`; of LOT where the lot is below `limit`.
+    """One expert's: of TRIM stays what is in `kept`; of MIDDLE, of that what is not in `top`; of LOT what has a lot below `limit`.
 
     `limit` is in 2^-24, `key` the two words that start the lot. What stays is divided by `chance` and multiplied by `multiplier`.
     """
@@ -50,9 +50,8 @@ def rules(method: Method, stack: Stack, team: Team) -> tuple[Any, ...]:
 
 
 def _columns(found: list[Rule]) -> tuple[Any, ...]:
-    integers = [[rule.kind for rule in found], [rule.kept[0] for rule in found], [rule.kept[1] for rule in found]]
-    integers += [[rule.top for rule in found], [rule.key for rule in found], [rule.limit for rule in found]]  # type: ignore[list-item]
-    floats = [[rule.chance for rule in found], [rule.multiplier for rule in found]]
+    integers = zip(*((rule.kind, *rule.kept, rule.top, rule.key, rule.limit) for rule in found), strict=True)
+    floats = zip(*((rule.chance, rule.multiplier) for rule in found), strict=True)
     return (*(np.array(column, np.int64) for column in integers), *(np.array(column, np.float32) for column in floats))
 
 
