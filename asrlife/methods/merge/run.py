@@ -72,7 +72,8 @@ def run(
 
     `threads` are torch's unless given; without `kernels` torch does all, with the same bits. A run that was interrupted goes on where it
     left off. Under `check` a folder is loaded and run once; what fails that is moved to NAME.failed. `fingerprints` reads every input
-    once more, in as many threads. `evidence` gives data-driven methods what they go by. Raises InputError, and leaves no `out`, where anything fails.
+    once more, in as many threads. `evidence` gives data-driven methods what they go by. Raises InputError, and leaves no `out`, where
+    anything fails.
     """
     work = Work(plan, threads or torch.get_num_threads(), kernels and fused.available(), evidence)
     files, texts = companions(plan)
