@@ -100,7 +100,14 @@ def merge(
 
     asked = Asked(tuple(search or ()), data, split, limit, metric, probes, no_search)
     of_file = {"threads": threads, "check": check, "fingerprints": fingerprints}
-    of_sum = {"dtype": dtype, "accumulate": accumulate, "match": match, "role": role, "without-role": without_role, "layers": layers}
+    of_sum: dict[str, object] = {
+        "dtype": dtype,
+        "accumulate": accumulate,
+        "match": match,
+        "role": role,
+        "without-role": without_role,
+        "layers": layers,
+    }
     size = int(shard_size * 1e9)
     if not expr and out is not None and names and len(names) == 1:
         _refuse(of_sum)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ class Asked:
             "probes": self.probes,
         }
         given = {key: value for key, value in options.items() if value is not None}
+        parameters = {"parameters": limits(self.parameters)} if self.parameters else {}
         if self.off:
             if given or self.parameters:
                 raise InputError("--no-search makes no search: leave it out, or --search and its options")
@@ -50,7 +50,6 @@ class Asked:
         if known is None and self.data is None:
             raise InputError("--search needs --data: a JSONL manifest with a dev split, or text for a language model")
         before: dict[str, Any] = {} if known is None else known.model_dump(exclude_unset=True)
-        parameters = {"parameters": limits(self.parameters)} if self.parameters else {}
         return checked(Search, before | given | parameters, "search")
 
 
@@ -71,7 +70,7 @@ def limits(texts: tuple[str, ...]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def told(found: Found) -> Mapping[str, Any]:
+def told(found: Found) -> dict[str, Any]:
     """What the card says of a search."""
     return {"search": found.to_json()}
 

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from asrlife.errors import InputError
 from asrlife.evaluate.bench import Bench, Merging, Probe, Values, places
 from asrlife.evaluate.bootstrap import rate_difference
@@ -16,8 +18,12 @@ from asrlife.evaluate.minimum import evolve, golden
 from asrlife.evaluate.objective import Metric, Objective, figure, shown
 from asrlife.evaluate.report import Table
 
+_NOISE = 1e-5
 Verdict = Literal["better", "worse", "cannot be told apart", "no difference"]
-CAUTION = "The winner was chosen on the sentences that it is compared on, which flatters it: measure what was written on others before you report it."
+CAUTION = (
+    "The winner was chosen on the sentences that it is compared on, which flatters it: measure what was written on others before you "
+    "report it."
+)
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,12 @@ class Found:
     @property
     def conclusion(self) -> str:
         """Whether the winner wins, in a sentence."""
-        begin = f"{spelt(self.winner)} has the lowest {_NAMES[self.metric]} of {len(self.probes)} probes, {shown(self.metric, self.winner.mean)}"
+        lowest = shown(self.metric, self.winner.mean)
+        begin = f"{spelt(self.winner)} has the lowest {_NAMES[self.metric]} of {len(self.probes)} probes, {lowest}"
         rivals = [c for c in self.comparisons if c.against != "runner-up"]
         said = [f"{_SAID[c.verdict]} {_title(c.against, self)}" for c in self.comparisons]
         if all(c.verdict == "better" for c in rivals) and rivals:
-            end = "it really wins"
+            end = "it really wins" + (", and merging adds nothing to the base" if self.winner is self.base else "")
         elif any(c.verdict == "better" for c in rivals):
             end = "it wins over part of them only"
         else:
@@ -118,8 +125,11 @@ class Found:
 
 _NAMES: Mapping[Metric, str] = {"wer": "WER", "perplexity": "perplexity"}
 _SAID: Mapping[Verdict, str] = {
-    "better": "better than", "worse": "worse than", "cannot be told apart": "not to be told apart from", "no difference": "no different from",
-}  # fmt: skip
+    "better": "better than",
+    "worse": "worse than",
+    "cannot be told apart": "not to be told apart from",
+    "no difference": "no different from",
+}
 
 
 def compared(winner: Probe, other: Probe, name: str) -> Comparison:
@@ -127,7 +137,8 @@ def compared(winner: Probe, other: Probe, name: str) -> Comparison:
     (ours, sizes), (theirs, _) = winner.arrays, other.arrays
     difference, low, high = rate_difference(theirs, ours, sizes)
     verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "cannot be told apart"
-    return Comparison(name, difference, low, high, "no difference" if (ours == theirs).all() else verdict)
+    # equal weights that were worked out in two ways differ in their last bits
+    return Comparison(name, difference, low, high, "no difference" if np.allclose(ours, theirs, _NOISE, _NOISE) else verdict)
 
 
 def search(
@@ -154,7 +165,7 @@ def search(
         base, default = bench.at(merging.base), bench.at(merging.default)
         ended = _run(bench, merging, limits, probes, seed)
         found = tuple(bench.used.values())
-        inside = sorted((probe for probe in found if _within(probe.values, limits)), key=lambda p: (p.mean, _away(p, default, limits)))
+        inside = ranked([probe for probe in found if _within(probe.values, limits)], default, limits)
         winner, runner_up = inside[0], inside[1] if len(inside) > 1 else None
         way = "golden section" if len(limits) == 1 else "CMA-ES"
         problems = tuple(getattr(objective, "problems", ()))
@@ -176,6 +187,12 @@ def _run(bench: Bench, merging: Merging, limits: Mapping[str, tuple[float, float
         return all(compared(best, other, "").verdict != "better" for other in within)
 
     return golden(lambda value: bench.at({name: value}).mean, *limits[name], probes, even)
+
+
+def ranked(probes: list[Probe], default: Probe, limits: Mapping[str, tuple[float, float]]) -> list[Probe]:
+    """The best first; of those as good as it but for rounding, the nearest to the default."""
+    best = min(probe.mean for probe in probes)
+    return sorted(probes, key=lambda p: (best if p.mean <= best * (1 + _NOISE) else p.mean, _away(p, default, limits)))
 
 
 def _within(values: Values | None, limits: Mapping[str, tuple[float, float]]) -> bool:

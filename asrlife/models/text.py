@@ -180,7 +180,7 @@ def speller(folder: Path) -> Any:
     with quiet():
         try:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        except Exception as error:  # the library tokenizers raises no other class
             raise InputError(f"{folder} has no tokenizer that loads ({error}): copy tokenizer.json beside the weights") from error
 
 

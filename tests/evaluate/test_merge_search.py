@@ -20,23 +20,24 @@ from asrlife.methods.merge.config import parse
 from asrlife.methods.merge.resident import Resident
 from asrlife.methods.merge.run import merge, opened, stamp
 
-SENTENCES = 60
+SENTENCES, STEPS = 60, 150
 
 
 @pytest.fixture(scope="session")
 def sane(lm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that was trained for a moment on counting, so that every change of its weights costs something."""
+    """A small model, trained until the sentences are about as likely as it can make them: every change of its weights costs."""
     from asrlife.models.text import load_text
 
     folder = tmp_path_factory.mktemp("sane") / "model"
     model = load_text(lm_folder)
-    model.module.train()
-    rows = [model.speller(text).input_ids + [model.end] for text in lines()]
+    rows = [torch.tensor([*model.ids(text), model.end]) for text in lines()]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=model.end)
+    labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
     optimiser = torch.optim.Adam(model.module.parameters(), 0.02)
-    for step in range(60):
-        ids = torch.tensor([rows[step % len(rows)]])
+    for step in range(STEPS):
+        optimiser.param_groups[0]["lr"] = 0.02 * (1 - step / STEPS)
         optimiser.zero_grad()
-        model.module(ids, labels=ids).loss.backward()
+        model.module(ids, labels=labels).loss.backward()
         optimiser.step()
     return model.save(folder)
 
@@ -53,7 +54,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def noisy(folder: Path, out: Path, spread: float = 0.3) -> Path:
+def noisy(folder: Path, out: Path, spread: float = 1.0) -> Path:
     shutil.copytree(folder, out)
     generator = torch.Generator().manual_seed(5)
     tensors = load_file(folder / "model.safetensors")
@@ -64,8 +65,8 @@ def noisy(folder: Path, out: Path, spread: float = 0.3) -> Path:
     return out
 
 
-def run(base: Path, expert: Path, data: Path, out: Path, **search: Any) -> Found:
-    asked = {"data": str(data), "parameters": {"scale": [0, 1.5]}, "probes": 8} | search
+def run(base: Path, expert: Path, text: Path, out: Path, **search: Any) -> Found:
+    asked = {"data": str(text), "parameters": {"scale": [0, 1.5]}, "probes": 8} | search
     config = parse({"merge_method": "task_arithmetic", "base_model": str(base), "models": [{"model": str(expert)}], "search": asked})
     assert config.search is not None
     merging = Resident(config, opened(config), tuple(config.search.parameters))
@@ -161,13 +162,13 @@ def test_a_recogniser_is_searched_by_its_word_errors(tmp_path: Path) -> None:
     import asrlife
     from asrlife.models.load import ASSETS
 
-    words = ("turn on the kitchen light", "what is the time", "play some music", "stop the music now")
-    said = [{"id": str(n), "audio": f"{n}.wav", "text": word, "split": "dev" if n < 3 else "test"} for n, word in enumerate(words)]
+    words = ("turn on the kitchen light", "what is the time", "set a timer for ten minutes", "turn off the radio", "stop")
+    said = [{"id": str(n), "audio": f"{n}.wav", "text": word, "split": "dev" if n < 4 else "test"} for n, word in enumerate(words)]
     for row in said:
         asrlife.write(tmp_path / row["audio"], asrlife.speak(row["text"]))
     (tmp_path / "all.jsonl").write_text("\n".join(json.dumps(row) for row in said))
-    found = run(ASSETS / "ctc", noisy(ASSETS / "ctc", tmp_path / "noisy", 0.8), tmp_path / "all.jsonl", tmp_path / "out", probes=4)
-    assert found.metric == "wer" and found.items == 3  # dev, and never test
+    found = run(ASSETS / "ctc", noisy(ASSETS / "ctc", tmp_path / "noisy", 2.0), tmp_path / "all.jsonl", tmp_path / "out", probes=4)
+    assert found.metric == "wer" and found.items == 4  # dev, and never test
     assert found.winner.mean <= found.base.mean < found.default.mean
     assert verdicts(found)["default"] == "better"
 

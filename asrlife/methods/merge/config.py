@@ -193,7 +193,8 @@ class Search(_Group):
 
 
 GROUPS: Mapping[Any, type[_Group]] = {
-    "models": Model, "sources": Source, "slices": Slice, "modules": Module, "tokenizer": Tokenizer, "tokens": Token, "select": Select, "search": Search,
+    "models": Model, "sources": Source, "slices": Slice, "modules": Module, "tokenizer": Tokenizer, "tokens": Token, "select": Select,
+    "search": Search,
 }  # fmt: skip
 
 

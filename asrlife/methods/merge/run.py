@@ -96,7 +96,8 @@ def run(
 
     `threads` are torch's unless given; without `kernels` torch does all, with the same bits. A run that was interrupted goes on where it
     left off. Under `check` a folder is loaded and run once; what fails that is moved to NAME.failed. `fingerprints` reads every input
-    once more. `evidence` gives data-driven methods what they go by, `told` is put on the card. Raises InputError, and leaves no `out`, where anything fails.
+    once more. `evidence` gives data-driven methods what they go by, `told` is put on the card. Raises InputError, and leaves no `out`,
+    where anything fails.
     """
     work = Work(plan, threads or torch.get_num_threads(), kernels and fused.available(), evidence)
     files, texts = companions(plan)
@@ -243,7 +244,7 @@ def stamp(plan: Plan) -> str:
 
 
 def checked(out: Path, card: dict[str, Any], check: bool) -> dict[str, Any]:
-    """Under `check`, the card of a merge after it was loaded and run once, on the disk too; InputError, and NAME.failed, where it does not."""
+    """Under `check`, the card, on the disk too, of a merge that was loaded and run once; InputError, and NAME.failed, where that fails."""
     if not check:
         return card
     try:

@@ -43,6 +43,7 @@ class TaskVectors(Method):
 
     def combine(self, stack: Stack) -> Tensor:
         """Sparsify, weigh, mix, scale, add."""
+        assert stack.base is not None
         mixed = self.mixed(stack)
         return stack.base + (mixed if self.scale == 1 else mixed.mul_(self.scale))
 

@@ -238,7 +238,7 @@ def test_tokenizers_and_templates(llamas: Trio, tmp_path: Path) -> None:
     speller = json.loads((other / "tokenizer.json").read_text())
     speller["added_tokens"] = [*speller.get("added_tokens", []), {"id": 999, "content": "<new>"}]
     (other / "tokenizer.json").write_text(json.dumps(speller))
-    with pytest.raises(InputError, match=r"tokenizers of .* differ"):
+    with pytest.raises(InputError, match=r"other has no tokenizer that loads"):
         merge(config((llamas[0], other, llamas[2]), tokenizer_source="base"), tmp_path / "never")
 
 
