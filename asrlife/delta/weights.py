@@ -170,7 +170,6 @@ def overwritten(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, T
     known: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     places = {name: _find(known, name) for name in names}
     with _restored(module):
-        module.requires_grad_(False)
         with torch.inference_mode(False), torch.no_grad():
             for place in places.values():
                 place.data = place.detach().clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,13 +70,16 @@ class Found:
         begin = f"{spelt(self.winner)} has the lowest {_NAMES[self.metric]} of {len(self.probes)} probes, {lowest}"
         rivals = [c for c in self.comparisons if c.against != "runner-up"]
         said = [f"{_SAID[c.verdict]} {_title(c.against, self)}" for c in self.comparisons]
-        if all(c.verdict == "better" for c in rivals) and rivals:
-            end = "it really wins" + (", and merging adds nothing to the base" if self.winner is self.base else "")
-        elif any(c.verdict == "better" for c in rivals):
-            end = "it wins over part of them only"
-        else:
-            end = "nothing is won by it that the data can show"
-        return f"{begin}: {'; '.join(said)}: {end}." if said else f"{begin}."
+        return f"{begin}: {'; '.join(said)}: {self._end(rivals)}." if said else f"{begin}."
+
+    def _end(self, rivals: Sequence[Comparison]) -> str:
+        beaten = [f"the {c.against}" for c in rivals if c.verdict == "better"]
+        left = [f"the {c.against}" for c in rivals if c.verdict != "better"]
+        if not beaten:
+            return "nothing is won by it that these data can show"
+        if left:
+            return f"it really wins over {' and '.join(beaten)}, and not over {' and '.join(left)}"
+        return "it really wins" + (", and merging adds nothing to the base" if self.winner is self.base else "")
 
     def roles(self, probe: Probe) -> list[str]:
         """What a probe is."""
