@@ -217,7 +217,8 @@ def _title(name: str, found: Found) -> str:
     probe = {"base": found.base, "default": found.default, "runner-up": found.runner_up}[name]
     if probe is None:
         raise InputError(f"there is no {name}")
-    return f"the {name} ({spelt(probe)}, {shown(found.metric, probe.mean)})"
+    settings = "" if probe.values is None else f"{spelt(probe)}, "
+    return f"the {name} ({settings}{shown(found.metric, probe.mean)})"
 
 
 def text(found: Found) -> str:

@@ -74,7 +74,9 @@ def located(name: str, beside: Path = Path()) -> Path:
 
 
 def merge(config: MergeConfig, out: Path, *, beside: Path = Path(), **options: Any) -> dict[str, Any]:
-    """Open, plan and run a merge; `options` as in `run`."""
+    """Open, plan and run a merge; `options` as in `run`. InputError for one whose settings are still to be searched."""
+    if config.search is not None:
+        raise InputError("search: choose its settings first, with asrlife.evaluate.merge_search or `asrlife merge`")
     return run(planned(config, opened(config, beside)), out, **options)
 
 

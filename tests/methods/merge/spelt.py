@@ -46,8 +46,8 @@ def rows(number: int, count: int, head: bool) -> torch.Tensor:
     return torch.arange(count).float()[:, None] * 8 + number * 64 + torch.arange(WIDTH) / 8 + 512 * head
 
 
-def build(place: Path) -> None:
-    """The folders a, b and c in `place`."""
+def build(place: Path, tied: bool = False) -> None:
+    """The folders a, b and c in `place`; `tied`: their heads are their embeddings."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -62,11 +62,12 @@ def build(place: Path) -> None:
         module = LlamaForCausalLM(
             LlamaConfig(
                 hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=len(spelt),
-                tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
+                tie_word_embeddings=tied, bos_token_id=None, eos_token_id=None,
             )
         )  # fmt: skip
         module.model.embed_tokens.weight.data = rows(number, len(spelt), False)
-        module.lm_head.weight.data = rows(number, len(spelt), True)
+        if not tied:
+            module.lm_head.weight.data = rows(number, len(spelt), True)
         module.save_pretrained(place / name)
 
 

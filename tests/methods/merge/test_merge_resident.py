@@ -114,3 +114,36 @@ def test_another_architecture_has_no_network_to_be_measured_in(lm_folder: Path) 
     asked = parse({"merge_method": "passthrough", "slices": slices})
     with pytest.raises(InputError, match="whose network every merge is measured in"):
         Resident(asked, opened(asked), ("scale",))
+
+
+def test_a_search_is_not_silently_left_out(lm_folder: Path, tmp_path: Path) -> None:
+    asked = parse(
+        {"merge_method": "linear", "models": [{"model": str(lm_folder)}], "search": {"data": "x", "parameters": {"a.weight": [0, 1]}}}
+    )
+    with pytest.raises(InputError, match="choose its settings first"):
+        merge(asked, tmp_path / "out")
+
+
+def test_an_adapted_base_is_measured_with_its_adapter(lm_folder: Path, tmp_path: Path) -> None:
+    from asrlife.delta.checkpoint import Checkpoint
+    from asrlife.delta.delta import Delta, LowRank
+    from asrlife.delta.fingerprint import fingerprint
+    from asrlife.delta.lora import write_lora
+    from asrlife.evaluate.bench import places
+    from asrlife.models.text import load_text
+
+    base, name = Checkpoint.open(lm_folder), "model.layers.0.self_attn.q_proj.weight"
+    factors = LowRank(torch.ones(base[name].shape[0], 1), torch.ones(1, base[name].shape[1]))
+    write_lora(Delta(fingerprint(base), {name: factors}), tmp_path / "lora", base)
+    expert, model = tuned(lm_folder, tmp_path / "expert", 1), load_text(lm_folder)
+    asked = parse(
+        {"merge_method": "task_arithmetic", "base_model": f"{lm_folder}+lora", "models": [{"model": str(expert)}], "select": "k_proj"}
+    )
+    resident = Resident(asked, opened(asked, tmp_path), ("scale",))
+    before = model.fingerprint()
+    with places(model.module, resident.donor, resident.names) as found:
+        resident.fill({"scale": 0.5}, found)
+        assert torch.equal(model.module.get_parameter(name), base[name] + 1)
+        key = name.replace("q_proj", "k_proj")
+        assert torch.allclose(model.module.get_parameter(key), (base[key] + Checkpoint.open(expert)[key]) / 2, atol=1e-6)
+    assert model.fingerprint() == before

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from asrlife.delta.checkpoint import Checkpoint
 from asrlife.errors import InputError
 from asrlife.methods.merge.config import parse
 from asrlife.methods.merge.run import merge
@@ -44,6 +45,22 @@ def test_by_hand(place: Path, tmp_path: Path) -> None:
     mean = (cats["a"] + cats["b"]) / 2
     assert rows["cat"][0] == pytest.approx((0.5 * cats["a"] + cats["b"] + 2 * mean) / 3.5)
     assert rows["sat"][0] == pytest.approx(24.0)
+
+
+def test_a_tied_head_stays_tied(tmp_path: Path) -> None:
+    build(tmp_path, tied=True)
+    card = merge(parse(CASES["union with a base"]), tmp_path / "out", beside=tmp_path)
+    checkpoint = Checkpoint.open(tmp_path / "out")
+    assert (
+        "lm_head.weight" not in checkpoint
+        and card["checked"]["logits"][-1] == checkpoint.entries["model.embed_tokens.weight"].shape[0] == 8
+    )
+
+
+def test_what_spells_alike_keeps_its_files_and_rows(place: Path, tmp_path: Path) -> None:
+    models = [{"model": "a"}, {"model": str(place / "a")}]
+    merge(parse({"merge_method": "linear", "models": models, "tokenizer_source": "union"}), tmp_path / "out", beside=place)
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (place / "a" / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize(
