@@ -20,7 +20,7 @@ from asrlife.methods.merge.config import parse
 from asrlife.methods.merge.resident import Resident
 from asrlife.methods.merge.run import merge, opened, stamp
 
-SENTENCES, STEPS = 60, 150
+SENTENCES, STEPS = 45, 120
 
 
 @pytest.fixture(scope="session")
@@ -200,8 +200,8 @@ def test_splits_of_text(sane: Path, text: Path, tmp_path: Path) -> None:
     rows = [{"text": line, "split": ("dev", "test", "devel")[n % 3]} for n, line in enumerate(lines())]
     data = tmp_path / "all.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
-    assert run(sane, sane, data, tmp_path / "out", probes=4).items == 20
-    assert run(sane, sane, data, tmp_path / "out", probes=4, split="devel").items == 20
+    assert run(sane, sane, data, tmp_path / "out", probes=4).items == SENTENCES // 3
+    assert run(sane, sane, data, tmp_path / "out", probes=4, split="devel").items == SENTENCES // 3
     data.write_text("\n".join(json.dumps(row) for row in rows if row["split"] == "test"))
     with pytest.raises(InputError, match="no split 'dev' to search on; it has test"):
         run(sane, sane, data, tmp_path / "out")
