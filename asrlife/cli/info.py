@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="embedded:ctc, embedded:whisper, a local folder or file, or a hub id; or: methods.")],
+    model: Annotated[str, typer.Argument(help="embedded:ctc, embedded:lm or another of them, a folder, a file, or a hub id; or: methods.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is, what it can do, and what adapting it costs in memory.
@@ -30,13 +33,43 @@ def info(
         _tell_methods(as_json)
         return
     with console.results_only():
-        from asrlife.models.load import load
-
-        document = describe(load(model))
+        document = describe_text(model) if _is_text(model) else _heard(model)
     if as_json:
         console.emit(document)
     else:
         _show(document)
+
+
+def _heard(name: str) -> dict[str, Any]:
+    from asrlife.models.load import load
+
+    return describe(load(name))
+
+
+def _is_text(name: str) -> bool:
+    """Whether a model is embedded:lm, or a folder whose configuration names a causal language model."""
+    path = Path(name).expanduser() / "config.json"
+    with suppress(OSError, ValueError, AttributeError):
+        named = json.loads(path.read_text(encoding="utf-8")).get("architectures") or [""]
+        return str(named[0]).endswith(("ForCausalLM", "LMHeadModel"))
+    return name == "embedded:lm"
+
+
+def describe_text(name: str) -> dict[str, Any]:
+    """The same of a causal language model, which hears nothing and has no streams."""
+    from asrlife.models.text import load_text
+
+    model = load_text(name)
+    config = model.module.config
+    return {
+        "model": model.name,
+        "parameters": sum(tensor.numel() for tensor in model.module.parameters()),
+        "tokens": int(config.vocab_size),
+        "layers": int(config.num_hidden_layers),
+        "width": int(config.hidden_size),
+        "fingerprint": model.fingerprint(),
+        "card": dict(model.card),
+    }
 
 
 def methods() -> list[dict[str, Any]]:
@@ -103,6 +136,18 @@ def _states(model: Recogniser) -> dict[str, int]:
     return found
 
 
+def _rows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if "tokens" in document:
+        yield from ((name, f"{document[name]:,}") for name in ("tokens", "layers", "width"))
+        return
+    yield "sound", f"{document['rate']} Hz"
+    yield "can do", ", ".join(document["capabilities"])
+    for name, group in document["groups"].items():
+        yield f"group {name}", f"{group['parameters']:,} parameters in {group['tensors']} tensors"
+    for name, size in document["state_bytes"].items():
+        yield f"state of {name}", f"{size / 1000:,.0f} kB a stream" if size else "nothing"
+
+
 def _show(document: dict[str, Any]) -> None:
     import yaml
     from rich.table import Table
@@ -113,12 +158,8 @@ def _show(document: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
     table.add_row("model", document["model"])
     table.add_row("parameters", f"{document['parameters']:,}")
-    table.add_row("sound", f"{document['rate']} Hz")
-    table.add_row("can do", ", ".join(document["capabilities"]))
-    for name, group in document["groups"].items():
-        table.add_row(f"group {name}", f"{group['parameters']:,} parameters in {group['tensors']} tensors")
-    for name, size in document["state_bytes"].items():
-        table.add_row(f"state of {name}", f"{size / 1000:,.0f} kB a stream" if size else "nothing")
+    for name, value in _rows(document):
+        table.add_row(name, value)
     table.add_row("fingerprint", document["fingerprint"])
     out.print(table)
     if document["card"]:

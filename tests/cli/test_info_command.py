@@ -56,3 +56,12 @@ def test_the_list_of_methods_fits_80_columns(asrlife) -> None:
     ended = asrlife("info", "methods")
     assert ended.code == 0 and max(map(len, ended.out.splitlines())) <= 80
     assert all(name in ended.out for name in METHODS) and "fast_steps=5" in ended.out
+
+
+def test_a_language_model_is_told_too(asrlife) -> None:
+    document = asrlife("info", "embedded:lm", "--json").json()
+    assert document["model"] == "embedded:lm" and 1e6 < document["parameters"] < 2e6 and document["layers"] == 5
+    facts = next(row for row in document["card"]["scores"] if row["set"] == "facts")
+    assert facts["n"] > 5_000 and facts["value"] >= 0.99
+    ended = asrlife("info", "embedded:lm")
+    assert ended.code == 0 and "1,262,976" in ended.out and "state of" not in ended.out

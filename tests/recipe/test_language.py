@@ -157,3 +157,20 @@ def test_one_step_of_a_recipe() -> None:
     assert list(only(recipe, ("lm",)).steps) == ["lm"] and only(recipe, ()) is recipe
     with pytest.raises(InputError, match="no step 'lmm'; did you mean 'lm'"):
         only(recipe, ("lmm",))
+
+
+@pytest.mark.parametrize("name", ["chat_vector", "task_analogy", "unlearn_by_negation"])
+def test_the_recipes_of_deltas_run(name: str, lm_folder: Path, tmp_path: Path) -> None:
+    from asrlife.recipe.run import run
+
+    recipe = read(find(name), tiny=True, changes=[f"model={lm_folder}"])
+    steps = run(recipe, tmp_path, bar)["steps"]
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    compare = recipe.steps["compare"]
+    assert isinstance(compare, Compare) and [subject["subject"] for subject in report["subjects"]] == list(compare.subjects)
+    assert {row["axis"] for row in report["subjects"][0]["probes"]} >= {"reliability", "locality"}
+    assert (tmp_path / "report" / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert set(steps["compare"]["chosen scales"]) == {
+        label for label, terms in compare.subjects.items() if {*terms.values()} & {"scale", "-scale"}
+    }
+    assert all(steps[step]["norm"] > 0 for step in recipe.steps if step != "compare")
