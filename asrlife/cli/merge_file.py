@@ -19,18 +19,32 @@ def merge_file(path: Path, out: Path, shard_size: int, options: dict[str, Any], 
     counts, checked = card["tensors"], card["checked"] or {"ran": False}
     print(f"{out}: {card['method']}; " + ", ".join(f"{counts[kind]} {name}" for kind, name in _WHAT.items() if counts.get(kind)))
     if card["batchnorm"]:
-        console.warn("BatchNorm statistics of merged weights are approximate: recompute them on audio")
+        console.warn(
+            "BatchNorm statistics of merged weights are approximate: recompute them on audio with "
+            f"`asrlife repair {out} --method batchnorm --data AUDIO.jsonl --out {out}-repaired`"
+        )
+    if card["learnt"]:
+        entropies = card["learnt"]["entropy"]
+        print(f"learnt: {len(entropies)} steps, entropy {entropies[0]:.4f} to {entropies[-1]:.4f} nats" if entropies else "learnt: 0 steps")
     heard = f"heard {checked['heard']!r} in noise" if "heard" in checked else f"scores {checked.get('logits')}"
     print(f"loaded and run: {heard}" if checked["ran"] else "not run: load it where you use it before you trust it")
 
 
 def _merged(path: Path, out: Path, shard_size: int, options: dict[str, Any]) -> dict[str, Any]:
     with console.results_only():
+        from asrlife.delta.writer import check_absent
         from asrlife.methods.merge import run
         from asrlife.methods.merge.config import read
+        from asrlife.methods.merge.learning import learn
+        from asrlife.methods.merge.places import opened
         from asrlife.methods.merge.plan import plan
+        from asrlife.methods.merge.registry import METHODS
 
         config = read(path)
-        found = plan(config, run.opened(config, path.parent))
+        found = plan(config, opened(config, path.parent), path.parent)
+        check_absent(out)
+        if METHODS[config.merge_method].data:
+            with console.progress("learning coefficients", int((config.parameters or {}).get("steps", 500))) as advance:
+                found = learn(found, advance)
         with console.progress(f"{config.merge_method}", len(found.jobs)) as advance:
             return run.run(found, out, shard_size=shard_size, advance=advance, **options)

@@ -55,7 +55,7 @@ class Writer:
         self._single = out.suffix == ".safetensors"
         groups = {out.name: list(every)} if self._single else split(every, shard_size)
         self._folder = out.parent / f".{out.name}.partial"
-        _check_absent(out)
+        check_absent(out)
         self._lock = _claim(self._folder, out)
         self._resume(plan and json.dumps([plan, {name: str(spec) for name, spec in every.items()}, groups, metadata]))
         self._parts = [_Part(self._folder / file, {n: every[n] for n in names}, metadata, durable) for file, names in groups.items()]
@@ -107,7 +107,7 @@ class Writer:
             self._write_index()
         (self._folder / PLAN).unlink(missing_ok=True)
         sync(self._folder)
-        _check_absent(self.out)
+        check_absent(self.out)
         if self._single:
             self._unpack()
         else:
@@ -197,7 +197,8 @@ class _Part:
         self._map = None  # views that somebody still holds keep it mapped
 
 
-def _check_absent(out: Path) -> None:
+def check_absent(out: Path) -> None:
+    """Raise InputError where something is at `out` already."""
     if out.is_file() or out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out} is there already: choose another place, or remove it first")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,45 +12,30 @@ import torch
 from torch import Tensor
 
 from asrlife.delta.arithmetic import CARD
-from asrlife.delta.checkpoint import Checkpoint
-from asrlife.delta.fingerprint import fingerprint
 from asrlife.delta.weight_norm import effective, split
-from asrlife.delta.writer import SHARD_SIZE, Writer
+from asrlife.delta.writer import SHARD_SIZE, Writer, check_absent
 from asrlife.errors import InputError
-from asrlife.files import atomic
 from asrlife.methods.merge import fused
-from asrlife.methods.merge.check import run_once
+from asrlife.methods.merge.attached import Evidence, Print, attached
+from asrlife.methods.merge.attached import prints as fingerprints_of
+from asrlife.methods.merge.check import checked
 from asrlife.methods.merge.companions import companions
 from asrlife.methods.merge.config import DTYPES, MergeConfig
 from asrlife.methods.merge.layout import Source
+from asrlife.methods.merge.learning import learn
 from asrlife.methods.merge.method import Stack
+from asrlife.methods.merge.places import file, opened
 from asrlife.methods.merge.plan import Job, Plan, partner
 from asrlife.methods.merge.plan import plan as planned
+from asrlife.methods.merge.registry import METHODS
 
 COUNT = "num_batches_tracked"
-Evidence = Callable[[Job], tuple[Tensor, ...]]
-
-
-def opened(config: MergeConfig, beside: Path = Path()) -> dict[str, Checkpoint]:
-    """The checkpoints that a merge names: embedded:NAME, folders or files here or beside the YAML file, or hub ids; headers are read."""
-    return {name: Checkpoint.open(located(name, beside)) for name in config.references}
-
-
-def located(name: str, beside: Path = Path()) -> Path:
-    """Where a model is; what is neither here nor beside the file is fetched from the hub. InputError where it is nowhere."""
-    from asrlife.models.load import ASSETS, downloaded
-
-    if name.startswith("embedded:"):
-        return ASSETS / name.removeprefix("embedded:")
-    for path in (Path(name).expanduser(), beside / name):
-        if path.exists():
-            return path
-    return downloaded(name, "give the folder of a checkpoint, here or beside the file that names it")
+COEFFICIENTS = "coefficients.json"
 
 
 def merge(config: MergeConfig, out: Path, *, beside: Path = Path(), **options: Any) -> dict[str, Any]:
     """Open, plan and run a merge; `options` as in `run`."""
-    return run(planned(config, opened(config, beside)), out, **options)
+    return run(planned(config, opened(config, beside), beside), out, **options)
 
 
 def run(
@@ -64,18 +48,26 @@ def run(
     fingerprints: bool = True,
     check: bool = True,
     durable: bool = True,
-    evidence: Evidence = lambda job: (),
+    evidence: Evidence | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Write the merged model to `out` and return its card, which lies beside the weights as merge_card.json.
 
     `threads` are torch's unless given; without `kernels` torch does all, with the same bits. A run that was interrupted goes on where it
     left off. Under `check` a folder is loaded and run once; what fails that is moved to NAME.failed. `fingerprints` reads every input
-    once more. `evidence` gives data-driven methods what they go by. Raises InputError, and leaves no `out`, where anything fails.
+    once more. `evidence` gives data-driven methods what they go by, in place of the files that the merge names. A method that learns on
+    data does so first, unless the plan has learnt already (`learning.learn`); what it found lies beside the weights as coefficients.json.
+    Raises InputError, and leaves no `out`, where anything fails.
     """
-    work = Work(plan, threads or torch.get_num_threads(), kernels and fused.available(), evidence)
+    check_absent(out)
+    prints = fingerprints_of(plan.models)
+    given = evidence or attached(plan, prints)
+    if METHODS[plan.config.merge_method].data and plan.learnt is None:
+        plan = learn(plan)
+    work = Work(plan, threads or torch.get_num_threads(), kernels and fused.available(), given)
     files, texts = companions(plan)
-    card = _card(plan, work, fingerprints)
+    texts |= {} if plan.learnt is None else {COEFFICIENTS: _text(plan.learnt)}
+    card = _card(plan, work, prints if fingerprints else None)
     with Writer(
         out,
         plan.specs,
@@ -92,7 +84,7 @@ def run(
         single = out.suffix == ".safetensors"
         writer.carry(files, {} if single else texts | {CARD: _text(card)})
         writer.finish()
-    return card if single else _checked(out, card, check)
+    return checked(out, card, CARD) if check and not single else card
 
 
 class Work:
@@ -175,7 +167,7 @@ def _finite(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _card(plan: Plan, work: Work, fingerprints: bool) -> dict[str, Any]:
+def _card(plan: Plan, work: Work, prints: Print | None) -> dict[str, Any]:
     config = plan.config
     averaged = [job.names[0] for job in plan.jobs if job.kind == "average"]
     return {
@@ -183,9 +175,10 @@ def _card(plan: Plan, work: Work, fingerprints: bool) -> dict[str, Any]:
         "config": config.model_dump(exclude_defaults=True, mode="json"),
         "seed": config.seed,
         "accumulate_dtype": config.accumulate_dtype,
-        "inputs": [_input(name, plan, fingerprints) for name in plan.models],
+        "inputs": [_input(name, plan, prints) for name in plan.models],
         "files_from": plan.donor,
         "tensors": dict(plan.counts),
+        "learnt": plan.learnt,
         "batchnorm": {"averaged": len(averaged), "note": "averaged by count: recompute on audio"} if averaged else None,
         "kernels": "numba" if work.kernels else "torch",
         "versions": {package: version(package) for package in ("asrlife", "torch", *(["numba"] if work.kernels else []))},
@@ -193,14 +186,15 @@ def _card(plan: Plan, work: Work, fingerprints: bool) -> dict[str, Any]:
     }
 
 
-def _input(name: str, plan: Plan, fingerprints: bool) -> dict[str, Any]:
+def _input(name: str, plan: Plan, prints: Print | None) -> dict[str, Any]:
     checkpoint = plan.models[name]
     role = "base" if name == plan.config.base_model else "expert"
     return {
         "model": name,
         "role": role,
         "bytes": checkpoint.nbytes,
-        "fingerprint": fingerprint(checkpoint) if fingerprints else None,
+        "fingerprint": None if prints is None else prints(name),
+        "evidence": next((s.evidence for job in plan.jobs for s in job.experts if s.model == name and s.evidence), None),
     }
 
 
@@ -210,23 +204,9 @@ def _stamp(plan: Plan) -> str:
         name: sorted({(str(e.path), e.path.stat().st_size, e.path.stat().st_mtime_ns) for e in checkpoint.stored.values()})
         for name, checkpoint in plan.models.items()
     }
-    return json.dumps([version("asrlife"), plan.config.model_dump(mode="json"), files])
-
-
-def _checked(out: Path, card: dict[str, Any], check: bool) -> dict[str, Any]:
-    if not check:
-        return card
-    try:
-        card["checked"] = run_once(out)
-    except InputError as error:
-        failed = out.with_name(f"{out.name}.failed")
-        if failed.exists():
-            raise InputError(f"{error}; what does not work is in {out}, as {failed} is there already") from error
-        os.replace(out, failed)
-        raise InputError(f"{error}; what does not work is in {failed}") from error
-    with atomic(out / CARD, "w") as file:
-        file.write(_text(card))
-    return card
+    evidence = sorted({s.evidence for job in plan.jobs for s in job.experts if s.evidence})
+    stamps = [(name, file(name, plan.beside, "evidence").stat().st_mtime_ns) for name in evidence]
+    return json.dumps([version("asrlife"), plan.config.model_dump(mode="json"), files, stamps, plan.learnt])
 
 
 def _text(card: Mapping[str, Any]) -> str:
