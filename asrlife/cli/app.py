@@ -10,7 +10,23 @@ from typing import Annotated, Any
 import typer
 
 import asrlife
-from asrlife.cli import console, delta, demo, evaluate, evidence, info, merge, recipe, repair, serve, state, stream, synthesize, text, transcribe
+from asrlife.cli import (
+    console,
+    delta,
+    demo,
+    evaluate,
+    evidence,
+    info,
+    merge,
+    recipe,
+    repair,
+    serve,
+    state,
+    stream,
+    synthesize,
+    text,
+    transcribe,
+)
 from asrlife.errors import InputError
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's UsageError, wherever this typer keeps its click

@@ -18,7 +18,8 @@ def repair(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the repaired model, or of surgery's files; nothing may be there yet.")],
     endpoint: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="A model that it was merged from. Repeat it. Default: what merge_card.json says.")
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="A model that it was merged from. Repeat it. Default: what merge_card.json says."),
     ] = None,
     weight: Annotated[list[float] | None, typer.Option(help="What each endpoint counts, 1 in all. Default: all alike.")] = None,
     split: Split = None,
@@ -54,9 +55,7 @@ def repair(
         from asrlife.methods.merge.repair.run import Repair
         from asrlife.methods.merge.repair.run import repair as run
 
-        asked = Repair(
-            model, cast("Any", method), tuple(endpoint or ()), tuple(weight or ()), rank=rank, steps=steps, seed=seed
-        )
+        asked = Repair(model, cast("Any", method), tuple(endpoint or ()), tuple(weight or ()), rank=rank, steps=steps, seed=seed)
         card = run(asked, exhibits.read(data, split, limit), out, console.progress)
     if as_json:
         console.emit(card)

@@ -94,6 +94,8 @@ class Listener(Subject):
         super().__init__(exhibits)
         self.model, self.module, self.name, self.labels = model, model.module, model.name, labels
         self._leader = leader
+        # its search must not set off hooks on the network, nor follow what is put into it
+        self._searcher = model.twin() if "path" in model.capabilities and leader is None else model
         self._paths: dict[int, Tensor | None] = {}
         self._heard: dict[int, str] = {}
         self._waveform = leader._waveform if leader else lru_cache(_KEPT)(self._read)
@@ -119,7 +121,7 @@ class Listener(Subject):
         if self._leader is not None:
             return self._leader.path(index)
         if index not in self._paths:
-            found = self.model.path(self._batch([index]))
+            found = self._searcher.path(self._batch([index]))
             self._paths[index] = None if found is None else found.clone()  # autograd takes no tensor of inference mode
         return self._paths[index]
 
@@ -220,6 +222,7 @@ def _mean(values: Tensor, counted: Tensor) -> Tensor:
 
 
 def head_of(module: Any, name: str) -> tuple[str, nn.Module]:
+    """Name and module of the layer that makes scores; InputError where none is known."""
     found = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
     found = getattr(module, "lm_head", None) if found is None else found
     place = next((path for path, part in module.named_modules() if part is found), None) if isinstance(found, nn.Module) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -67,7 +68,7 @@ def moments(
     with watched({name: shown.module.get_submodule(name) for name in names}, side, taken, last):
         for index in range(len(shown)):
             now = index
-            until_enough(lambda: shown.show(now))
+            until_enough(partial(shown.show, index))
             advance()
     return found
 
