@@ -35,7 +35,6 @@ def _merged(path: Path, out: Path, shard_size: int, options: dict[str, Any]) -> 
         from asrlife.delta.writer import check_absent
         from asrlife.methods.merge import run
         from asrlife.methods.merge.config import read
-        from asrlife.methods.merge.learning import learn
         from asrlife.methods.merge.places import opened
         from asrlife.methods.merge.plan import plan
         from asrlife.methods.merge.registry import METHODS
@@ -45,6 +44,6 @@ def _merged(path: Path, out: Path, shard_size: int, options: dict[str, Any]) -> 
         check_absent(out)
         if METHODS[config.merge_method].data:
             with console.progress("learning coefficients", int((config.parameters or {}).get("steps", 500))) as advance:
-                found = learn(found, advance)
+                found = run.learnt(found, out, advance)
         with console.progress(f"{config.merge_method}", len(found.jobs)) as advance:
             return run.run(found, out, shard_size=shard_size, advance=advance, **options)

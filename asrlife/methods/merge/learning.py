@@ -17,6 +17,7 @@ from asrlife.delta.weight_norm import effective
 from asrlife.errors import InputError
 from asrlife.methods.merge.adamerging import AdaMerging
 from asrlife.methods.merge.exhibits import read
+from asrlife.methods.merge.kept import Kept
 from asrlife.methods.merge.layout import Source
 from asrlife.methods.merge.leaves import Leaves
 from asrlife.methods.merge.names import counterparts
@@ -26,6 +27,7 @@ from asrlife.methods.merge.subject import Subject, subject
 from asrlife.methods.merge.vectors import TaskArithmetic
 
 ALL = "all"
+EVERY = 10  # steps, after which what was reached goes to the disk
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,24 +77,62 @@ def group(name: str, layerwise: bool) -> str:
     return ALL if not layerwise else where.part if where.layer is None else f"{where.part}.{where.layer}"
 
 
-def descend(shown: Subject, mixture: Mixture, method: AdaMerging, start: Tensor, seed: int, advance: Callable[[], None]) -> Learnt:
+def descend(
+    shown: Subject, mixture: Mixture, method: AdaMerging, start: Tensor, seed: int, advance: Callable[[], None], kept: Kept | None = None
+) -> Learnt:
     """Adam on the coefficients from `start` (tasks, layers): one backward pass to the weights of the merged network at each step.
 
-    Examples are drawn in an order that the seed says, all once before any comes again. InputError where the entropy comes out NaN.
+    Examples are drawn in an order that the seed says, all once before any comes again. Where `kept` holds what an interrupted run has
+    reached, it goes on from there, to the same end. InputError where the entropy comes out NaN.
     """
-    coefficients = start.clone()
-    optimiser = torch.optim.Adam([coefficients], lr=method.rate)
-    draw, entropies = _Draw(len(shown), method.batch, seed), []
-    for _ in range(method.steps):
-        leaves = Leaves.of(shown.module, mixture.at(coefficients))
-        loss = shown.unsure(draw.next(), leaves.weights(), method.spoken)
-        entropies.append(float(loss.detach()))
-        if not torch.isfinite(loss):
-            raise InputError(f"adamerging: the entropy is {entropies[-1]} after {len(entropies) - 1} steps: take a smaller rate")
-        coefficients.grad = mixture.slopes(leaves.gradients(loss)) if loss.requires_grad else torch.zeros_like(coefficients)
-        optimiser.step()
+    climb = _Climb.of(start, method.rate, None if kept is None else kept.read())
+    draw = _Draw(len(shown), method.batch, seed)
+    for step in range(method.steps):
+        chosen = draw.next()
+        if step >= len(climb.entropies):
+            leaves = Leaves.of(shown.module, mixture.at(climb.coefficients))
+            loss = shown.unsure(chosen, leaves.weights(), method.spoken)
+            if not torch.isfinite(loss):
+                raise InputError(f"adamerging: the entropy is {float(loss.detach())} after {step} steps: take a smaller rate")
+            slopes = mixture.slopes(leaves.gradients(loss)) if loss.requires_grad else torch.zeros_like(climb.coefficients)
+            climb.step(slopes, float(loss.detach()))
+            if kept is not None and (step + 1) % EVERY == 0:
+                kept.write(climb.state())
         advance()
-    return Learnt(coefficients.detach(), tuple(entropies))
+    if kept is not None:
+        kept.write(climb.state())
+    return Learnt(climb.coefficients.detach(), tuple(climb.entropies))
+
+
+class _Climb:
+    """Coefficients with Adam's moments and the entropies so far."""
+
+    def __init__(self, coefficients: Tensor, rate: float) -> None:
+        self.coefficients = coefficients
+        self.entropies: list[float] = []
+        self._adam = torch.optim.Adam([coefficients], lr=rate)
+
+    @classmethod
+    def of(cls, start: Tensor, rate: float, state: Mapping[str, Any] | None) -> _Climb:
+        if state is None:
+            return cls(start.clone(), rate)
+        found = cls(torch.tensor(state["coefficients"], dtype=start.dtype), rate)
+        found.entropies = list(state["entropies"])
+        moments = {key: torch.tensor(state[key], dtype=start.dtype) for key in ("exp_avg", "exp_avg_sq")}
+        own = found._adam.state_dict()
+        found._adam.load_state_dict(own | {"state": {0: {"step": torch.tensor(float(len(found.entropies))), **moments}}})
+        return found
+
+    def step(self, slopes: Tensor, entropy: float) -> None:
+        self.coefficients.grad = slopes
+        self._adam.step()
+        self.entropies.append(entropy)
+
+    def state(self) -> dict[str, Any]:
+        own = self._adam.state.get(self.coefficients, {})
+        zero = torch.zeros_like(self.coefficients)
+        moments = {key: own.get(key, zero).tolist() for key in ("exp_avg", "exp_avg_sq")}
+        return {"coefficients": self.coefficients.tolist(), "entropies": self.entropies, **moments}
 
 
 class _Draw:
@@ -108,8 +148,8 @@ class _Draw:
         return chosen
 
 
-def learn(plan: Plan, advance: Callable[[], None] = lambda: None) -> Plan:
-    """The plan with the coefficients that its data teach, as task arithmetic; `advance` is called after every step.
+def learn(plan: Plan, advance: Callable[[], None] = lambda: None, kept: Kept | None = None) -> Plan:
+    """The plan with the coefficients that its data teach, as task arithmetic; `advance` is called after every step, `kept` as in `descend`.
 
     The network is the base's, called with other weights and never changed; running statistics of BatchNorm are the base's meanwhile.
     Raises InputError where the base or the data do not load, or where the plan moves layers about.
@@ -123,7 +163,7 @@ def learn(plan: Plan, advance: Callable[[], None] = lambda: None) -> Plan:
     jobs = [job for job in plan.jobs if job.kind in {"merge", "pair"}]
     layers = tuple(dict.fromkeys(group(job.names[0], method.layerwise) for job in jobs))
     start = method.init * torch.tensor([list(jobs[0].each["weight"])], dtype=torch.float64).T.expand(-1, len(layers))
-    found = descend(shown, _mixture(plan, jobs, layers, method, shown), method, start, plan.config.seed, advance)
+    found = descend(shown, _mixture(plan, jobs, layers, method, shown), method, start, plan.config.seed, advance, kept)
     rows = {layer: tuple(found.coefficients[:, index].tolist()) for index, layer in enumerate(layers)}
     weighed = [_weighed(job, rows, method.layerwise) for job in plan.jobs]
     return replace(plan, jobs=tuple(weighed), learnt=_told(jobs[0], rows, found.entropies, shown))

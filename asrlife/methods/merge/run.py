@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from asrlife.methods.merge.attached import prints as fingerprints_of
 from asrlife.methods.merge.check import checked
 from asrlife.methods.merge.companions import companions
 from asrlife.methods.merge.config import DTYPES, MergeConfig
+from asrlife.methods.merge.kept import Kept
 from asrlife.methods.merge.layout import Source
 from asrlife.methods.merge.learning import learn
 from asrlife.methods.merge.method import Stack
@@ -62,8 +64,8 @@ def run(
     check_absent(out)
     prints = fingerprints_of(plan.models)
     given = evidence or attached(plan, prints)
-    if METHODS[plan.config.merge_method].data and plan.learnt is None:
-        plan = learn(plan)
+    kept = _kept(plan, out)
+    plan = learnt(plan, out)
     work = Work(plan, threads or torch.get_num_threads(), kernels and fused.available(), given)
     files, texts = companions(plan)
     texts |= {} if plan.learnt is None else {COEFFICIENTS: _text(plan.learnt)}
@@ -84,7 +86,18 @@ def run(
         single = out.suffix == ".safetensors"
         writer.carry(files, {} if single else texts | {CARD: _text(card)})
         writer.finish()
+    kept.drop()
     return checked(out, card, CARD) if check and not single else card
+
+
+def learnt(plan: Plan, out: Path, advance: Callable[[], None] = lambda: None) -> Plan:
+    """The plan with what its method learns on data, from where an interrupted merge into `out` stopped; as it is where there is nothing."""
+    wanted = METHODS[plan.config.merge_method].data and plan.learnt is None
+    return learn(plan, advance, _kept(plan, out)) if wanted else plan
+
+
+def _kept(plan: Plan, out: Path) -> Kept:
+    return Kept(out.with_name(f".{out.name}.learning.json"), _stamp(replace(plan, learnt=None)))
 
 
 class Work:
@@ -205,7 +218,8 @@ def _stamp(plan: Plan) -> str:
         for name, checkpoint in plan.models.items()
     }
     evidence = sorted({s.evidence for job in plan.jobs for s in job.experts if s.evidence})
-    stamps = [(name, file(name, plan.beside, "evidence").stat().st_mtime_ns) for name in evidence]
+    named = [*evidence, *([plan.config.data.manifest] if plan.config.data else [])]
+    stamps = [(name, file(name, plan.beside, "data").stat().st_mtime_ns) for name in named]
     return json.dumps([version("asrlife"), plan.config.model_dump(mode="json"), files, stamps, plan.learnt])
 
 

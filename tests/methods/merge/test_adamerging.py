@@ -19,6 +19,7 @@ from asrlife.methods.merge import Stack, make
 from asrlife.methods.merge.adamerging import AdaMerging
 from asrlife.methods.merge.config import parse
 from asrlife.methods.merge.exhibits import of_utterances
+from asrlife.methods.merge.kept import Kept
 from asrlife.methods.merge.learning import Mixture, descend, group, learn
 from asrlife.methods.merge.leaves import Leaves
 from asrlife.methods.merge.places import opened
@@ -120,6 +121,20 @@ def test_the_same_seed_learns_the_same_and_nothing_is_changed(trios: dict[str, T
     assert descend(listener, mixed, replace(method, steps=0), start, 0, lambda: None).entropies == ()
 
 
+def test_an_interrupted_run_goes_on_to_the_same_end(trios: dict[str, Trio], tmp_path: Path) -> None:
+    listener = shown(trios["lm"][0])
+    mixed, method, start = mixture(listener), AdaMerging(steps=14, rate=0.02, batch=2), torch.full((2, 1), 0.3, dtype=torch.float64)
+    whole = descend(listener, mixed, method, start, 0, lambda: None)
+    kept, steps = Kept(tmp_path / "kept.json", "this job"), iter(range(12))
+    with pytest.raises(StopIteration):
+        descend(listener, mixed, method, start, 0, lambda: next(steps), kept)  # type: ignore[arg-type,return-value]
+    assert Kept(tmp_path / "kept.json", "another job").read() is None
+    reached = kept.read()
+    assert reached is not None and len(reached["entropies"]) == 10
+    again = descend(listener, mixed, method, start, 0, lambda: None, kept)
+    assert torch.equal(again.coefficients, whole.coefficients) and again.entropies == whole.entropies
+
+
 def asked(trio: Trio, data: Any, **parameters: Any) -> Any:
     base, *experts = map(str, trio)
     settings = {"steps": 2, "rate": 0.01, "batch": 2} | parameters
@@ -137,6 +152,7 @@ def test_a_merge_is_task_arithmetic_with_what_was_learnt(trios: dict[str, Trio],
     card = merge(asked(trios[kind], str(data)), tmp_path / "out")
     told = json.loads((tmp_path / "out" / "coefficients.json").read_text())
     assert card["checked"]["ran"] and card["learnt"] == told and len(told["entropy"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "what was kept on the way is gone"
     base, one, two = (weights(folder) for folder in trios[kind])
     merged = weights(tmp_path / "out")
     ends = ("layers.0.attention.out_proj.weight", "0.self_attn.q_proj.weight", "0.self_attn.linear_q.weight")
