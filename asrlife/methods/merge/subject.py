@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,7 +98,7 @@ class Listener(Subject):
         self._searcher = model.twin() if "path" in model.capabilities and leader is None else model
         self._paths: dict[int, Tensor | None] = {}
         self._heard: dict[int, str] = {}
-        self._waveform = leader._waveform if leader else lru_cache(_KEPT)(self._read)
+        self._waveform: Callable[[int], Waveform] = leader._waveform if leader else lru_cache(_KEPT)(self._read)
 
     def beside(self, model: Recogniser | TextModel) -> Listener:
         """Another recogniser on the same utterances."""

@@ -15,7 +15,9 @@ from asrlife.methods.merge.subject import Subject
 
 def layers(module: nn.Module) -> dict[str, nn.Module]:
     """Every BatchNorm that keeps running statistics; InputError where there is none."""
-    found = {name: part for name, part in module.named_modules() if isinstance(part, nn.BatchNorm1d) and part.track_running_stats}
+    found: dict[str, nn.Module] = {
+        name: part for name, part in module.named_modules() if isinstance(part, nn.BatchNorm1d) and part.track_running_stats
+    }
     if not found:
         raise InputError(f"{type(module).__name__} has no BatchNorm, so that there is nothing to recompute: repair norms instead")
     return found
