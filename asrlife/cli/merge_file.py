@@ -43,7 +43,8 @@ def _merged(path: Path, out: Path, shard_size: int, options: dict[str, Any]) -> 
         found = plan(config, opened(config, path.parent), path.parent)
         check_absent(out)
         if METHODS[config.merge_method].data:
-            with console.progress("learning coefficients", int((config.parameters or {}).get("steps", 500))) as advance:
+            steps = max((getattr(job.method, "steps", 0) for job in found.jobs), default=0)
+            with console.progress("learning coefficients", steps) as advance:
                 found = run.learnt(found, out, advance)
         with console.progress(f"{config.merge_method}", len(found.jobs)) as advance:
             return run.run(found, out, shard_size=shard_size, advance=advance, **options)

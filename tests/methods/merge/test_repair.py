@@ -240,7 +240,9 @@ def test_what_cannot_be_repaired_is_said(merged: dict[str, Merged], tmp_path: Pa
         repaired("lm", lm, "surgery", out, rank=99)
     with pytest.raises(InputError, match="another kind of model"):
         repaired("wav2vec2", merged["wav2vec2"], "repair", out, endpoints=(str(merged["whisper"][1]),))
-    assert not out.exists()
+    with pytest.raises(InputError, match="gives a folder"):
+        repaired("lm", lm, "norms", tmp_path / "out.safetensors")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="is there already"):
         repaired("lm", lm, "norms", lm[1])
 

@@ -17,9 +17,11 @@ from asrlife.delta.roles import weight_norms
 from asrlife.errors import InputError
 from asrlife.methods.merge.exhibits import of_texts, of_utterances, read
 from asrlife.methods.merge.leaves import Leaves
+from asrlife.methods.merge.names import counterpart, counterparts
 from asrlife.methods.merge.places import handle
 from asrlife.methods.merge.statistics import Statistics, linear_layers, measure
 from asrlife.methods.merge.subject import Listener, subject
+from asrlife.models.text import TextModel
 from tests.methods.merge.shown import TEXTS, Toy, shown, utterances
 
 Folders = dict[str, Path]
@@ -149,6 +151,31 @@ def test_what_is_never_called_is_named(folders: Folders) -> None:
     assert "wavlm.encoder.layers.0.attention.q_proj.weight" in found.card["never_called"]  # it goes by the weights alone
     assert "wavlm.encoder.layers.0.attention.out_proj.weight" not in found.tensors
     assert "proj_out" not in linear_layers(shown(folders["whisper"], 1).module), "tied to the embedding"
+
+
+def test_a_gpt_whose_weights_lie_the_other_way_round(folders: Folders) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    reader = handle(str(folders["lm"]))
+    assert isinstance(reader, TextModel)
+    torch.manual_seed(0)
+    size = {"n_embd": 12, "n_layer": 1, "n_head": 2, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0}
+    module = GPT2LMHeadModel(GPT2Config(vocab_size=len(reader.speller), **size)).eval()
+    gpt = subject(TextModel("gpt", module, reader.speller), of_texts(TEXTS))
+    grams, diagonals = measure(gpt, "gram").tensors, measure(gpt, "fisher").tensors
+    name = "transformer.h.0.mlp.c_proj.weight"
+    assert grams[name].shape == (48, 48) and diagonals[name].shape == (48, 12) and "lm_head.weight" not in grams
+    assert diagonals.keys() == {name for name, _ in module.named_parameters()}, "the tied head once, as the embedding"
+    assert counterpart("h.0.mlp.c_proj.weight", grams) == name
+
+
+def test_names_of_files_and_networks_meet() -> None:
+    known = {"a.conv.parametrizations.weight.original0": 1, "model.x.weight": 2, "other.x.weight": 3, "body.y.weight": 4}
+    assert counterpart("a.conv.weight_g", known) == "a.conv.parametrizations.weight.original0"
+    assert counterpart("y.weight", known) == "body.y.weight" and counterpart("z.body.y.weight", known) == "body.y.weight"
+    assert counterpart("x.weight", known) is None, "two would fit"
+    assert counterpart("conv.weight_v", known) is None
+    assert counterparts(["y.weight", "none"], known) == {"y.weight": "body.y.weight"}
 
 
 def test_files_come_back_as_they_were(folders: Folders, tmp_path: Path) -> None:

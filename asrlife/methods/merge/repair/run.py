@@ -17,6 +17,7 @@ from asrlife.delta.checkpoint import Checkpoint
 from asrlife.delta.fingerprint import fingerprint
 from asrlife.delta.writer import Writer, check_absent, specs_of
 from asrlife.errors import InputError
+from asrlife.files import atomic
 from asrlife.methods.merge.check import checked
 from asrlife.methods.merge.exhibits import Exhibits
 from asrlife.methods.merge.names import counterpart
@@ -33,6 +34,7 @@ METHODS: Mapping[str, str] = {
     "surgery": "a small layer for each endpoint that gives its last states back (arXiv 2402.02705)",
 }
 CARD = "repair_card.json"
+SURGERY = ("expert", "rank", "steps", "rate", "seed", "distance")
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """A bar for a task of so many steps, whose value advances it."""
 
@@ -70,6 +72,8 @@ def repair(asked: Repair, exhibits: Exhibits, out: Path, progress: Progress) -> 
     NAME.surgery.safetensors. Raises InputError, and leaves no `out`, where anything fails.
     """
     check_absent(out)
+    if out.suffix == ".safetensors":
+        raise InputError(f"{out}: a repair gives a folder, with processor files and a card: name one")
     place = located(asked.model)
     checkpoint = Checkpoint.open(place)
     shown = subject(handle(asked.model), exhibits, "own")
@@ -111,19 +115,25 @@ def _operated(asked: Repair, shown: Subject, names: Sequence[str], card: dict[st
         raise InputError(f"two endpoints are called alike ({', '.join(names)}): rename a folder, as their files would have one name")
     with progress("reading states", len(shown)) as advance:
         own = surgery.states(shown, advance)
+    made = {}
     for name, path in files.items():
         with progress(f"states of {name}", len(shown)) as advance:
             wanted = surgery.states(shown.beside(handle(name)), advance)
         with progress(f"operating for {name}", asked.steps) as advance:
-            up, down, before, after = surgery.operate(
-                own, wanted, asked.rank, steps=asked.steps, rate=asked.rate, seed=asked.seed, advance=advance
-            )
-        told = {"expert": name, "rank": asked.rank, "steps": asked.steps, "rate": asked.rate, "seed": asked.seed}
-        told |= {"distance": {"what": "mean |z - z'|", "before": before, "after": after}}
-        surgery.Surgery(up, down, card | told).write(out / path)
-        card.setdefault("surgery", {})[path] = told
-    (out / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False), encoding="utf-8")
+            made[path] = _one(asked, name, card, (own, wanted), advance)
+    card["surgery"] = {path: {key: found.card[key] for key in SURGERY} for path, found in made.items()}
+    for path, found in made.items():
+        found.write(out / path)
+    with atomic(out / CARD, "w") as file:
+        file.write(json.dumps(card, indent=2, ensure_ascii=False))
     return card
+
+
+def _one(asked: Repair, name: str, card: Mapping[str, Any], states: tuple[Tensor, Tensor], advance: Callable[[], None]) -> surgery.Surgery:
+    up, down, before, after = surgery.operate(*states, asked.rank, steps=asked.steps, rate=asked.rate, seed=asked.seed, advance=advance)
+    distance = {"what": "mean |z - z'|", "before": before, "after": after}
+    values: tuple[Any, ...] = (name, asked.rank, asked.steps, asked.rate, asked.seed, distance)
+    return surgery.Surgery(up, down, {**card, **dict(zip(SURGERY, values, strict=True))})
 
 
 def _written(checkpoint: Checkpoint, changes: Mapping[str, Tensor], card: dict[str, Any], out: Path) -> dict[str, Any]:
