@@ -23,9 +23,11 @@ def merge_file(path: Path, out: Path, shard_size: int, options: dict[str, Any], 
             "BatchNorm statistics of merged weights are approximate: recompute them on audio with "
             f"`asrlife repair {out} --method batchnorm --data AUDIO.jsonl --out {out}-repaired`"
         )
-    if card["learnt"]:
+    if card["learnt"] and card["learnt"]["entropy"]:
         entropies = card["learnt"]["entropy"]
-        print(f"learnt: {len(entropies)} steps, entropy {entropies[0]:.4f} to {entropies[-1]:.4f} nats" if entropies else "learnt: 0 steps")
+        few = entropies[:10], entropies[-10:]
+        before, after = (sum(part) / len(part) for part in few)
+        print(f"learnt: {len(entropies)} steps, mean entropy {before:.4f} to {after:.4f} nats (first and last {len(few[0])} steps)")
     heard = f"heard {checked['heard']!r} in noise" if "heard" in checked else f"scores {checked.get('logits')}"
     print(f"loaded and run: {heard}" if checked["ran"] else "not run: load it where you use it before you trust it")
 

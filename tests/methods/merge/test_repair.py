@@ -54,8 +54,8 @@ def silent(task: str, total: int) -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
-def data(kind: str, count: int = 3) -> Exhibits:
-    return of_texts(TEXTS[:count]) if kind == "lm" else of_utterances(utterances(count))
+def data(kind: str) -> Exhibits:
+    return of_texts(TEXTS) if kind == "lm" else of_utterances(utterances(2 if kind == "whisper" else 3))
 
 
 def repaired(kind: str, found: Merged, method: str, out: Path, **more: Any) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def test_the_model_that_is_repaired_stays_and_its_files_go_along(merged: dict[st
     assert {path.name: path.read_bytes() for path in found[0].iterdir()} == before
     assert set(before) | {"repair_card.json"} == {path.name for path in (tmp_path / "out").iterdir()}
     card = json.loads((tmp_path / "out" / "repair_card.json").read_text())
-    assert card["fingerprint"] == fingerprint(Checkpoint.open(found[0])) and card["data"]["examples"] == 3
+    assert card["fingerprint"] == fingerprint(Checkpoint.open(found[0])) and card["data"]["examples"] == 2
 
 
 def test_what_cannot_be_repaired_is_said(merged: dict[str, Merged], tmp_path: Path) -> None:
