@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from asrlife.models.handle import Batch, Recogniser
 
 Labels = Literal["auto", "texts", "own"]
-_KEPT = 512  # waveforms that stay in memory
+_KEPT, _READY = 512, 32  # waveforms, and utterances as the model takes them, that stay in memory
 
 
 class Subject(ABC):
@@ -94,6 +94,7 @@ class Listener(Subject):
         super().__init__(exhibits)
         self.model, self.module, self.name, self.labels = model, model.module, model.name, labels
         self._leader = leader
+        self._alone: Callable[[int], Batch] = lru_cache(_READY)(lambda index: self.model.prepare([self._waveform(index)]))
         # its search must not set off hooks on the network, nor follow what is put into it
         self._searcher = model.twin() if "path" in model.capabilities and leader is None else model
         self._paths: dict[int, Tensor | None] = {}
@@ -153,6 +154,8 @@ class Listener(Subject):
         return self._heard[index]
 
     def _batch(self, indexes: Sequence[int]) -> Batch:
+        if len(indexes) == 1:
+            return self._alone(indexes[0])
         return self.model.prepare([self._waveform(index) for index in indexes])
 
     def _read(self, index: int) -> Waveform:
