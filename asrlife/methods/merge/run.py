@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -57,9 +58,9 @@ def run(
 
     `threads` are torch's unless given; without `kernels` torch does all, with the same bits. A run that was interrupted goes on where it
     left off. Under `check` a folder is loaded and run once; what fails that is moved to NAME.failed. `fingerprints` reads every input
-    once more. `evidence` gives data-driven methods what they go by, in place of the files that the merge names. A method that learns on
-    data does so first, unless the plan has learnt already (`learning.learn`); what it found lies beside the weights as coefficients.json.
-    Raises InputError, and leaves no `out`, where anything fails.
+    once more, in as many threads. `evidence` gives data-driven methods what they go by, in place of the files that the merge names. A
+    method that learns on data does so first, unless the plan has learnt already (`learnt`); what it found lies beside the weights as
+    coefficients.json. Raises InputError, and leaves no `out`, where anything fails.
     """
     check_absent(out)
     prints = fingerprints_of(plan.models)
@@ -104,8 +105,8 @@ class Work:
     """How a job is done."""
 
     def __init__(self, plan: Plan, threads: int, kernels: bool, evidence: Evidence) -> None:
-        self.kernels = kernels
-        self._plan, self._threads, self._evidence = plan, threads, evidence
+        self.kernels, self.threads = kernels, threads
+        self._plan, self._evidence = plan, evidence
         self._accumulate = DTYPES[plan.config.accumulate_dtype]
 
     def do(self, job: Job, writer: Writer) -> None:
@@ -118,7 +119,7 @@ class Work:
             writer.put(job.names[0], self._average(job))
         else:
             for name, part in zip(job.names, self._pair(job), strict=True):
-                writer.put(name, _finite(name, part.to(writer.view(name).dtype)))
+                writer.put(name, _finite(name, part.to(writer.place(name).spec.dtype)))
 
     def _read(self, source: Source) -> Tensor:
         return self._plan.models[source.model][source.name]
@@ -128,12 +129,12 @@ class Work:
         base = None if job.base is None else self._read(job.base)
         experts = tuple(map(self._read, job.experts))
         stack = Stack(job.names[0], base, experts, job.each, self._plan.config.seed, self._evidence(job))
-        place = writer.view(job.names[0])
-        if self.kernels and self._accumulate == torch.float32 and fused.fits(job.method, stack, place):
-            fused.merge_into(job.method, stack, place, self._threads)
+        place = writer.place(job.names[0])
+        if self.kernels and self._accumulate == torch.float32 and fused.fits(job.method, stack, place.spec.dtype):
+            fused.merge(job.method, stack, place.spec.dtype, place.write, self.threads)
             writer.done(job.names[0])
         else:
-            writer.put(job.names[0], _finite(job.names[0], job.method.merge(self._wide(stack)).to(place.dtype)))
+            writer.put(job.names[0], _finite(job.names[0], job.method.merge(self._wide(stack)).to(place.spec.dtype)))
 
     def _wide(self, stack: Stack) -> Stack:
         tensors = [tensor for tensor in (stack.base, *stack.experts) if tensor is not None]
@@ -188,7 +189,7 @@ def _card(plan: Plan, work: Work, prints: Print | None) -> dict[str, Any]:
         "config": config.model_dump(exclude_defaults=True, mode="json"),
         "seed": config.seed,
         "accumulate_dtype": config.accumulate_dtype,
-        "inputs": [_input(name, plan, prints) for name in plan.models],
+        "inputs": _inputs(plan, prints, work.threads),
         "files_from": plan.donor,
         "tensors": dict(plan.counts),
         "learnt": plan.learnt,
@@ -197,6 +198,11 @@ def _card(plan: Plan, work: Work, prints: Print | None) -> dict[str, Any]:
         "versions": {package: version(package) for package in ("asrlife", "torch", *(["numba"] if work.kernels else []))},
         "checked": None,
     }
+
+
+def _inputs(plan: Plan, prints: Print | None, threads: int) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(threads) as pool:  # hashing gives the interpreter's lock back
+        return list(pool.map(lambda name: _input(name, plan, prints), plan.models))
 
 
 def _input(name: str, plan: Plan, prints: Print | None) -> dict[str, Any]:
