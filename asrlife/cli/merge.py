@@ -53,9 +53,9 @@ def merge(
     base_model, parameters as numbers, as lists over the layers, or by filters
     on names; dtype, out_dtype, tokenizer, chat_template. More than mergekit's:
     select (a role such as encoder, a regular expression, or {pattern, roles,
-    without, layers}), accumulate_dtype, seed and search. Models are folders,
-    here or beside the file, embedded:NAME, hub ids, or MODEL+ADAPTER with a
-    LoRA folder of peft.
+    without, layers}), accumulate_dtype, seed, search, evidence and data. Models
+    are folders, here or beside the file, embedded:NAME, hub ids, or
+    MODEL+ADAPTER with a LoRA folder of peft.
 
     \b
     merge_method: ties
@@ -65,6 +65,18 @@ def merge(
       - {model: tuned-on-talks, parameters: {weight: [0.2, 0.8], density: 0.2}}
     select: encoder
     search: {data: dev.jsonl, parameters: {scale: [0, 1.5]}}
+
+    Data say what weights cannot: fisher, and regmean where it is given, go by
+    evidence: FILE beside each model, made by `asrlife evidence`; adamerging
+    learns a factor for each model and layer on data: a manifest (or
+    {manifest, split, limit}) without labels, with steps, rate, init, batch,
+    layerwise and spoken among its parameters.
+
+    \b
+    merge_method: fisher
+    models:
+      - {model: tuned-on-calls, evidence: calls.fisher.safetensors}
+      - {model: tuned-on-talks, evidence: talks.fisher.safetensors}
 
     Tied tensors are merged once, weight-norm pairs as the weight they make,
     BatchNorm statistics by what they counted; processor, tokenizer and

@@ -25,7 +25,15 @@ def merge_file(path: Path, out: Path, shard_size: int, options: dict[str, Any], 
     counts = card["tensors"]
     print(f"{out}: {card['method']}; " + ", ".join(f"{counts[kind]} {name}" for kind, name in _WHAT.items() if counts.get(kind)))
     if card["batchnorm"]:
-        console.warn("BatchNorm statistics of merged weights are approximate: recompute them on audio")
+        console.warn(
+            "BatchNorm statistics of merged weights are approximate: recompute them on audio with "
+            f"`asrlife repair {out} --method batchnorm --data AUDIO.jsonl --out {out}-repaired`"
+        )
+    if card["learnt"] and card["learnt"]["entropy"]:
+        entropies = card["learnt"]["entropy"]
+        few = entropies[:10], entropies[-10:]
+        before, after = (sum(part) / len(part) for part in few)
+        print(f"learnt: {len(entropies)} steps, mean entropy {before:.4f} to {after:.4f} nats (first and last {len(few[0])} steps)")
     print(ran(card["checked"]))
 
 
@@ -40,16 +48,24 @@ def _merged(
     path: Path, out: Path, shard_size: int, options: dict[str, Any], asked: merge_search.Asked
 ) -> tuple[dict[str, Any], Found | None]:
     with console.results_only():
+        from asrlife.delta.writer import check_absent
         from asrlife.evaluate.merge_search import put_in
         from asrlife.methods.merge import run
         from asrlife.methods.merge.config import read
+        from asrlife.methods.merge.places import opened
         from asrlife.methods.merge.plan import plan
+        from asrlife.methods.merge.registry import METHODS
 
         config = read(path)
         config = config.model_copy(update={"search": asked.over(config.search)})
-        models = run.opened(config, path.parent)
+        models = opened(config, path.parent)
+        check_absent(out)
         chosen, found = _searched(config, models, out, path.parent, options["threads"])
-        planned = plan(chosen, models)
+        planned = plan(chosen, models, path.parent)
+        if METHODS[config.merge_method].data:
+            steps = max((getattr(job.method, "steps", 0) for job in planned.jobs), default=0)
+            with console.progress("learning coefficients", steps) as advance:
+                planned = run.learnt(planned, out, advance)
         with console.progress(f"{config.merge_method}", len(planned.jobs)) as advance:
             told = None if found is None else merge_search.told(found)
             card = run.run(planned, out, shard_size=shard_size, told=told, advance=advance, **options)
@@ -60,14 +76,12 @@ def _merged(
 
 def _searched(config: MergeConfig, models: dict[str, Any], out: Path, home: Path, threads: int | None) -> tuple[MergeConfig, Found | None]:
     """The merge at the settings that its search chooses."""
-    from asrlife.delta.writer import check_absent
     from asrlife.evaluate.merge_search import searched
     from asrlife.methods.merge.resident import Resident
     from asrlife.methods.merge.run import stamp
 
     if config.search is None:
         return config, None
-    check_absent(out)
     merging = Resident(config, models, tuple(config.search.parameters), threads)
     with console.progress("searching", config.search.probes + 2) as advance:
         found = searched(merging, config.search, out, home=home, stamp=stamp(merging.plan), advance=advance)

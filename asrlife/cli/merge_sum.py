@@ -56,9 +56,9 @@ def _written(
     combination: Combination, found: Found | None, paths: dict[str, str], out: Path, size: int, options: Mapping[str, Any], check: bool
 ) -> dict[str, Any]:  # fmt: skip
     """Write the model, run it once, and return its card."""
-    from asrlife.delta.arithmetic import write
+    from asrlife.delta.arithmetic import CARD, write
     from asrlife.evaluate.merge_search import put_in
-    from asrlife.methods.merge.run import checked
+    from asrlife.methods.merge.check import checked
 
     card = {
         "method": "expression", "models": paths, "accumulate": options["accumulate"], "dtype": options["dtype"], "checked": None,
@@ -69,7 +69,8 @@ def _written(
     if found is not None:
         put_in(out)
     single = out.suffix == ".safetensors"
-    return checked(out, {"expression": combination.expression.text, **card}, check and not single)
+    told = {"expression": combination.expression.text, **card}
+    return checked(out, told, CARD) if check and not single else told
 
 
 def _chosen(

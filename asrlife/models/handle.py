@@ -116,6 +116,12 @@ class Recogniser(Protocol):
     def loss(self, batch: Batch, texts: Sequence[str], weights: Weights | None = None) -> Tensor:
         """Supervised loss per label, a scalar with gradient."""
 
+    def traced(self, batch: Batch, path: Tensor | None = None) -> None:
+        """Run the modules themselves, along `path` where there is one, so that hooks on them see what they are given and give."""
+
+    def covered(self, name: str, batch: Batch) -> float:
+        """The share of the steps, from the first on, that are sound in what `traced` gives the module `name`: 1 where nothing is padded."""
+
     @property
     def pretext(self) -> Head | None:
         """The self-supervised head that came with the weights; None without one."""

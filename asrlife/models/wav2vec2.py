@@ -105,7 +105,10 @@ class Network:
         return self._normed(states, f"{body}.encoder.layer_norm", config.layer_norm_eps) if stable and layers is None else states
 
     def scores(self, states: Tensor) -> Tensor:
-        """Logits (batch, frames, classes)."""
+        """Logits (batch, frames, classes); a hook in front of the head, as `repair.surgery` sets one, is not passed by."""
+        for hook in self.module.lm_head._forward_pre_hooks.values():
+            changed = hook(self.module.lm_head, (states,))
+            states = states if changed is None else changed[0] if isinstance(changed, tuple) else changed
         return self._linear(states, "lm_head")
 
     def _layer(self, states: Tensor, name: str, hidden: Tensor | None, stable: bool) -> Tensor:

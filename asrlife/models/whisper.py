@@ -137,6 +137,15 @@ class WhisperRecogniser(Handle):
         # the end that the limit of a row forces is no choice
         return Emissions(open_ones, torch.minimum(steps + 1, self._caps(batch, prompt).repeat_interleave(count)))
 
+    def traced(self, batch: Batch, path: Tensor | None = None) -> None:
+        """Run encoder and decoder on the window, the decoder along `path`."""
+        self.emissions(batch, path)
+
+    def covered(self, name: str, batch: Batch) -> float:
+        """The part of the window that is sound, in the encoder and where cross-attention reads it; all tokens of the decoder."""
+        over_time = name.startswith(ENCODER) or name.endswith((".encoder_attn.k_proj", ".encoder_attn.v_proj"))
+        return float(batch.lengths.max()) / float(self.extractor.n_samples) if over_time else 1.0
+
     def decode(
         self, batch: Batch, emissions: Emissions | None = None, beam: int = 1, lm: str | None = None,
         weights: Weights | None = None, *, timestamps: str = "words", language: str | None = None,

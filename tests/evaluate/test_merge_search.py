@@ -17,8 +17,9 @@ from asrlife.errors import InputError
 from asrlife.evaluate.merge_search import PICTURE, PROBES, RESULT, beside, loaded, put_in, searched
 from asrlife.evaluate.search import Found
 from asrlife.methods.merge.config import parse
+from asrlife.methods.merge.places import opened
 from asrlife.methods.merge.resident import Resident
-from asrlife.methods.merge.run import merge, opened, stamp
+from asrlife.methods.merge.run import merge, stamp
 
 SENTENCES, STEPS = 45, 120
 

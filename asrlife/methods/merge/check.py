@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from asrlife.errors import InputError
+from asrlife.files import atomic
 
 SECONDS = 1.0
 
@@ -29,6 +31,24 @@ def run_once(folder: Path) -> dict[str, Any]:
     reason = f"{architecture} is neither a recogniser nor a causal language model: load it where you use it before you trust it"
     logging.getLogger(__name__).warning("the merged model was not run: %s", reason)
     return {"architecture": architecture, "ran": False, "reason": reason}
+
+
+def checked(out: Path, card: dict[str, Any], name: str) -> dict[str, Any]:
+    """Run what was written to `out` once, and write its card, as the file `name`, with what it did.
+
+    What fails is moved to NAME.failed; InputError then.
+    """
+    try:
+        card["checked"] = run_once(out)
+    except InputError as error:
+        failed = out.with_name(f"{out.name}.failed")
+        if failed.exists():
+            raise InputError(f"{error}; what does not work is in {out}, as {failed} is there already") from error
+        os.replace(out, failed)
+        raise InputError(f"{error}; what does not work is in {failed}") from error
+    with atomic(out / name, "w") as file:
+        file.write(json.dumps(card, indent=2, ensure_ascii=False))
+    return card
 
 
 def _recogniser(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""A merge as text: mergekit's YAML as it is, and a few keys more (`select`, `accumulate_dtype`, `seed`, `search`)."""
+"""A merge as text: mergekit's YAML and a few keys more (`select`, `accumulate_dtype`, `seed`, `search`, `evidence`, `data`)."""
 
 from __future__ import annotations
 
@@ -69,11 +69,12 @@ class _Group(BaseModel):
 
 
 class Source(_Group):
-    """Layers `layer_range[0]` to before `layer_range[1]` of a model, with parameters of their own."""
+    """Layers `layer_range[0]` to before `layer_range[1]` of a model, with parameters of their own; `evidence` as in Model."""
 
     model: Reference
     layer_range: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
     parameters: Parameters = None
+    evidence: str | None = None
 
     @model_validator(mode="after")
     def _rising(self) -> Source:
@@ -83,10 +84,19 @@ class Source(_Group):
 
 
 class Model(_Group):
-    """A whole model, with parameters of its own."""
+    """A whole model, with parameters of its own; `evidence` is a file of `asrlife evidence` about it, here or beside the merge."""
 
     model: Reference
     parameters: Parameters = None
+    evidence: str | None = None
+
+
+class Data(_Group):
+    """What a merge learns on: a JSONL manifest or a text file, here or beside the merge."""
+
+    manifest: str
+    split: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
 
 
 class Slice(_Group):
@@ -194,13 +204,17 @@ class Search(_Group):
 
 GROUPS: Mapping[Any, type[_Group]] = {
     "models": Model, "sources": Source, "slices": Slice, "modules": Module, "tokenizer": Tokenizer, "tokens": Token, "select": Select,
-    "search": Search,
+    "search": Search, "data": Data,
 }  # fmt: skip
 
 
 def _select(value: Any) -> Any:
     # one word is a role where there is such a role, else a regular expression
     return ({"roles": [value]} if value in ROLES else {"pattern": value}) if isinstance(value, str) else value
+
+
+def _data(value: Any) -> Any:
+    return {"manifest": value} if isinstance(value, str) else value
 
 
 class MergeConfig(_Group):
@@ -221,6 +235,7 @@ class MergeConfig(_Group):
     accumulate_dtype: Literal["float32", "float64"] = "float32"
     seed: int = 0
     search: Search | None = None
+    data: Annotated[Data | None, BeforeValidator(_data)] = None
 
     @model_validator(mode="after")
     def _whole(self) -> MergeConfig:
@@ -229,6 +244,10 @@ class MergeConfig(_Group):
             raise ValueError(f"give exactly one of models, slices and modules: it has {' and '.join(given) or 'none'}")
         if self.merge_method not in METHODS:
             raise ValueError(f"unknown merging method {self.merge_method!r}; {nearest(self.merge_method, METHODS)}")
+        if METHODS[self.merge_method].data and self.data is None:
+            raise ValueError(f"{self.merge_method} learns on examples: name a manifest or a text file as data")
+        if not METHODS[self.merge_method].data and self.data is not None:
+            raise ValueError(f"{self.merge_method} learns nothing: leave data out, or merge by adamerging")
         if self.tokenizer_source and self.tokenizer:
             raise ValueError("give tokenizer or tokenizer_source, not both")
         return self

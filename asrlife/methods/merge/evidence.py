@@ -27,6 +27,8 @@ class Fisher(Method):
     paper: ClassVar[str] = "2111.09832"
     per_model: ClassVar[Mapping[str, float]] = {"weight": 1.0}
     base: ClassVar[Literal["unused"]] = "unused"
+    evidence: ClassVar[Literal["fisher"]] = "fisher"
+    needs_evidence: ClassVar[bool] = True
     floor: Positive = 1e-6
 
     def combine(self, stack: Stack) -> Tensor:
@@ -36,7 +38,7 @@ class Fisher(Method):
             if diagonal.shape != first.shape:
                 raise InputError(f"fisher: {stack.name!r} is {tuple(first.shape)} and its Fisher diagonal {tuple(diagonal.shape)}")
         if not stack.evidence:
-            raise InputError(f"fisher: no Fisher diagonal for {stack.name!r}: estimate one on data for each model")
+            raise InputError(f"fisher: no Fisher diagonal for {stack.name!r}: estimate one on data for each model with `asrlife evidence`")
         weights = self.own(stack, "weight")
         if any(weight < 0 for weight in weights) or not any(weights):
             raise InputError(f"fisher: weights of {stack.name!r} are {weights}: pass numbers of 0 or more, not all 0")
@@ -58,6 +60,7 @@ class RegMean(Method):
     paper: ClassVar[str] = "2212.09849"
     per_model: ClassVar[Mapping[str, float]] = {"weight": 1.0}
     base: ClassVar[Literal["unused"]] = "unused"
+    evidence: ClassVar[Literal["gram"]] = "gram"
     alpha: Share = 0.9
     transposed: str = r"(^|\.)(c_attn|c_proj|c_fc|q_attn)\.weight$"  # transformers' Conv1D, as in GPT-2
 

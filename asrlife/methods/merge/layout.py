@@ -15,11 +15,12 @@ from asrlife.methods.settings import nearest
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor of one model, with the parameters that are this source's own."""
+    """A tensor of one model, with the parameters that are this source's own, and the file of evidence about the model."""
 
     model: str
     name: str
     parameters: Scope = None
+    evidence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _whole(
     for name in names:
         where = place(name)
         depth = 0.0 if where.layer is None else _depth(where.layer, stacks[where.part])
-        yield Row(name, tuple(Source(entry.model, name, entry.parameters) for entry in models), base, scopes, depth)
+        yield Row(name, tuple(Source(entry.model, name, entry.parameters, entry.evidence) for entry in models), base, scopes, depth)
 
 
 def _stacked(
@@ -100,7 +101,7 @@ def _stacked(
         if where.part != part or where.layer is None:
             last = HEAD in where.roles or (NORM in where.roles and EMBEDDING not in where.roles and where.layer is None)
             one = slices[-1 if last else 0]
-            sources = tuple(Source(source.model, name, source.parameters) for source in one.sources)
+            sources = tuple(Source(source.model, name, source.parameters, source.evidence) for source in one.sources)
             yield Row(name, sources, one.base_model or base, (one.parameters, *scopes), 0.0)
     offset = 0
     for one in slices:
@@ -121,7 +122,10 @@ def _layer(part: str, one: Slice, step: int, models: Mapping[str, Checkpoint]) -
     for name in models[one.sources[0].model]:
         where = place(name)
         if where.part == part and where.layer == first:
-            yield tuple(Source(source.model, renumbered(name, source.layer_range[0] + step), source.parameters) for source in one.sources)
+            yield tuple(
+                Source(source.model, renumbered(name, source.layer_range[0] + step), source.parameters, source.evidence)
+                for source in one.sources
+            )
 
 
 def _depth(layer: int, count: int) -> float:

@@ -60,6 +60,7 @@ class Method(ABC):
     `name` is as on the command line, `paper` an arXiv number or "". `per_model` holds the settings that each expert has its own of, with
     their defaults: a stack that lacks one is merged with the default. `base` says whether a base model takes part, `experts` how many
     others do, at least and at most. `symmetric` promises that the order of the experts matters to rounding alone.
+    `evidence` is the kind that the method goes by, needed or where there is some; `data` says that it learns on examples first.
     Sums over experts go from the first to the last, one addition after the other, and the base comes last.
     """
 
@@ -69,6 +70,9 @@ class Method(ABC):
     base: ClassVar[Literal["needed", "optional", "unused"]]
     experts: ClassVar[tuple[int, int | None]] = (1, None)
     symmetric: ClassVar[bool] = True
+    evidence: ClassVar[Literal["fisher", "gram"] | None] = None
+    needs_evidence: ClassVar[bool] = False
+    data: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -45,7 +46,10 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A merge whose every tensor is settled: `jobs` in the order of names, `specs` and `tied` of the result, `donor` of names and files."""
+    """A merge whose every tensor is settled: `jobs` in the order of names, `specs` and `tied` of the result, `donor` of names and files.
+
+    `beside` is where the merge was written, and files are looked for; `learnt` what a method has found out on data, None before.
+    """
 
     config: MergeConfig
     models: Mapping[str, Checkpoint]
@@ -54,6 +58,8 @@ class Plan:
     jobs: tuple[Job, ...]
     specs: Mapping[str, Spec]
     tied: Mapping[str, str]
+    beside: Path = Path()
+    learnt: Mapping[str, Any] | None = None
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -61,8 +67,8 @@ class Plan:
         return Counter(job.kind for job in self.jobs)
 
 
-def plan(config: MergeConfig, models: Mapping[str, Checkpoint]) -> Plan:
-    """Settle what every tensor is made of; nothing is read but headers.
+def plan(config: MergeConfig, models: Mapping[str, Checkpoint], beside: Path = Path()) -> Plan:
+    """Settle what every tensor is made of; nothing is read but headers. `beside`: the folder of the file that asks for the merge.
 
     Raises InputError naming tensors that are missing, extra or of another shape, parameters that the method does not have, and a base
     that is missing or not wanted.
@@ -76,7 +82,7 @@ def plan(config: MergeConfig, models: Mapping[str, Checkpoint]) -> Plan:
     dtype = config.out_dtype or config.dtype
     specs = {name: _spec(source, models, dtype) for job in jobs for name, source in zip(job.names, _places(job), strict=True)}
     tied = {copy: first for copy, first in models[donor].tied.items() if first in specs}
-    return Plan(config, models, donor, tuple(found), jobs, specs, tied)
+    return Plan(config, models, donor, tuple(found), jobs, specs, tied, beside)
 
 
 def _merged(config: MergeConfig, found: list[Row], models: Mapping[str, Checkpoint]) -> Iterator[Row]:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from asrlife.errors import InputError
+from asrlife.methods.merge.adamerging import AdaMerging
 from asrlife.methods.merge.attention import SaMerge
 from asrlife.methods.merge.emr import Emr
 from asrlife.methods.merge.evidence import Fisher, RegMean
@@ -55,6 +56,7 @@ METHODS: Mapping[str, type[Method]] = {
     "knots": Knots,
     "fisher": Fisher,
     "regmean": RegMean,
+    "adamerging": AdaMerging,
     "emr": Emr,
     "sa_merge": SaMerge,
 }

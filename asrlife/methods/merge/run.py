@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,26 +13,28 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from asrlife.delta.adapted import Adapted
 from asrlife.delta.arithmetic import CARD
-from asrlife.delta.checkpoint import Checkpoint
 from asrlife.delta.shards import Spec
 from asrlife.delta.weight_norm import effective, split
-from asrlife.delta.writer import SHARD_SIZE, Writer
+from asrlife.delta.writer import SHARD_SIZE, Writer, check_absent
 from asrlife.errors import InputError
-from asrlife.files import atomic
 from asrlife.methods.merge import fused
-from asrlife.methods.merge.check import run_once
+from asrlife.methods.merge.attached import Evidence, Print, attached
+from asrlife.methods.merge.attached import prints as fingerprints_of
+from asrlife.methods.merge.check import checked
 from asrlife.methods.merge.companions import companions
 from asrlife.methods.merge.config import DTYPES, MergeConfig
+from asrlife.methods.merge.kept import Kept
 from asrlife.methods.merge.layout import Source
+from asrlife.methods.merge.learning import learn
 from asrlife.methods.merge.method import Stack
+from asrlife.methods.merge.places import file, opened
 from asrlife.methods.merge.plan import Job, Plan, partner
 from asrlife.methods.merge.plan import plan as planned
-from asrlife.methods.merge.tokens import respelt
+from asrlife.methods.merge.registry import METHODS
 
 COUNT = "num_batches_tracked"
-Evidence = Callable[[Job], tuple[Tensor, ...]]
+COEFFICIENTS = "coefficients.json"
 
 
 class Target(Protocol):
@@ -59,38 +61,11 @@ class Places(Protocol):
         """Say that a tensor is written."""
 
 
-def opened(config: MergeConfig, beside: Path = Path()) -> dict[str, Checkpoint]:
-    """The checkpoints that a merge names: embedded:NAME, folders or files here or beside the YAML file, or hub ids; headers are read.
-
-    MODEL+ADAPTER is a model with a LoRA folder of peft on it. Where the merge asks for a tokenizer, all have the rows of its tokens.
-    """
-    return respelt(config, {name: _opened(name, beside) for name in config.references})
-
-
-def _opened(name: str, beside: Path) -> Checkpoint:
-    if "+" not in name or any(path.exists() for path in (Path(name).expanduser(), beside / name)):
-        return Checkpoint.open(located(name, beside))
-    model, _, adapter = name.rpartition("+")
-    return Adapted(Checkpoint.open(located(model, beside)), located(adapter, beside))
-
-
-def located(name: str, beside: Path = Path()) -> Path:
-    """Where a model is; what is neither here nor beside the file is fetched from the hub. InputError where it is nowhere."""
-    from asrlife.models.load import ASSETS, downloaded
-
-    if name.startswith("embedded:"):
-        return ASSETS / name.removeprefix("embedded:")
-    for path in (Path(name).expanduser(), beside / name):
-        if path.exists():
-            return path
-    return downloaded(name, "give the folder of a checkpoint, here or beside the file that names it")
-
-
 def merge(config: MergeConfig, out: Path, *, beside: Path = Path(), **options: Any) -> dict[str, Any]:
     """Open, plan and run a merge; `options` as in `run`. InputError for one whose settings are still to be searched."""
     if config.search is not None:
         raise InputError("search: choose its settings first, with asrlife.evaluate.merge_search or `asrlife merge`")
-    return run(planned(config, opened(config, beside)), out, **options)
+    return run(planned(config, opened(config, beside), beside), out, **options)
 
 
 def run(
@@ -103,7 +78,7 @@ def run(
     fingerprints: bool = True,
     check: bool = True,
     durable: bool = True,
-    evidence: Evidence = lambda job: (),
+    evidence: Evidence | None = None,
     told: Mapping[str, Any] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -111,12 +86,19 @@ def run(
 
     `threads` are torch's unless given; without `kernels` torch does all, with the same bits. A run that was interrupted goes on where it
     left off. Under `check` a folder is loaded and run once; what fails that is moved to NAME.failed. `fingerprints` reads every input
-    once more, in as many threads. `evidence` gives data-driven methods what they go by, `told` is put on the card. Raises InputError,
-    and leaves no `out`, where anything fails.
+    once more, in as many threads. `evidence` gives data-driven methods what they go by, in place of the files that the merge names;
+    `told` is put on the card. A method that learns on data does so first, unless the plan has learnt already (`learnt`); what it found
+    lies beside the weights as coefficients.json. Raises InputError, and leaves no `out`, where anything fails.
     """
-    work = Work(plan, threads or torch.get_num_threads(), kernels and fused.available(), evidence)
+    check_absent(out)
+    prints = fingerprints_of(plan.models)
+    given = evidence or attached(plan, prints)
+    kept = _kept(plan, out)
+    plan = learnt(plan, out)
+    work = Work(plan, threads or torch.get_num_threads(), kernels and fused.available(), given)
     files, texts = companions(plan)
-    card = _card(plan, work, fingerprints) | dict(told or {})
+    texts |= {} if plan.learnt is None else {COEFFICIENTS: _text(plan.learnt)}
+    card = _card(plan, work, prints if fingerprints else None) | dict(told or {})
     with Writer(
         out,
         plan.specs,
@@ -133,7 +115,18 @@ def run(
         single = out.suffix == ".safetensors"
         writer.carry(files, {} if single else texts | {CARD: _text(card)})
         writer.finish()
-    return card if single else checked(out, card, check)
+    kept.drop()
+    return checked(out, card, CARD) if check and not single else card
+
+
+def learnt(plan: Plan, out: Path, advance: Callable[[], None] = lambda: None) -> Plan:
+    """The plan with what its method learns on data, from where an interrupted merge into `out` stopped; as it is where there is nothing."""
+    wanted = METHODS[plan.config.merge_method].data and plan.learnt is None
+    return learn(plan, advance, _kept(plan, out)) if wanted else plan
+
+
+def _kept(plan: Plan, out: Path) -> Kept:
+    return Kept(out.with_name(f".{out.name}.learning.json"), stamp(replace(plan, learnt=None)))
 
 
 class Work:
@@ -220,7 +213,7 @@ def _finite(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _card(plan: Plan, work: Work, fingerprints: bool) -> dict[str, Any]:
+def _card(plan: Plan, work: Work, prints: Print | None) -> dict[str, Any]:
     config = plan.config
     averaged = [job.names[0] for job in plan.jobs if job.kind == "average"]
     return {
@@ -228,9 +221,10 @@ def _card(plan: Plan, work: Work, fingerprints: bool) -> dict[str, Any]:
         "config": config.model_dump(exclude_defaults=True, mode="json"),
         "seed": config.seed,
         "accumulate_dtype": config.accumulate_dtype,
-        "inputs": _inputs(plan, fingerprints, work.threads),
+        "inputs": _inputs(plan, prints, work.threads),
         "files_from": plan.donor,
         "tensors": dict(plan.counts),
+        "learnt": plan.learnt,
         "batchnorm": {"averaged": len(averaged), "note": "averaged by count: recompute on audio"} if averaged else None,
         "kernels": "numba" if work.kernels else "torch",
         "versions": {package: version(package) for package in ("asrlife", "torch", *(["numba"] if work.kernels else []))},
@@ -238,19 +232,20 @@ def _card(plan: Plan, work: Work, fingerprints: bool) -> dict[str, Any]:
     }
 
 
-def _inputs(plan: Plan, fingerprints: bool, threads: int) -> list[dict[str, Any]]:
+def _inputs(plan: Plan, prints: Print | None, threads: int) -> list[dict[str, Any]]:
     with ThreadPoolExecutor(threads) as pool:  # hashing gives the interpreter's lock back
-        return list(pool.map(lambda name: _input(name, plan, fingerprints), plan.models))
+        return list(pool.map(lambda name: _input(name, plan, prints), plan.models))
 
 
-def _input(name: str, plan: Plan, fingerprints: bool) -> dict[str, Any]:
+def _input(name: str, plan: Plan, prints: Print | None) -> dict[str, Any]:
     checkpoint = plan.models[name]
     role = "base" if name == plan.config.base_model else "expert"
     return {
         "model": name,
         "role": role,
         "bytes": checkpoint.nbytes,
-        "fingerprint": checkpoint.fingerprint() if fingerprints else None,
+        "fingerprint": None if prints is None else prints(name),
+        "evidence": next((s.evidence for job in plan.jobs for s in job.experts if s.model == name and s.evidence), None),
     }
 
 
@@ -260,24 +255,10 @@ def stamp(plan: Plan) -> str:
         name: [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in checkpoint.files]
         for name, checkpoint in plan.models.items()
     }
-    return json.dumps([version("asrlife"), plan.config.model_dump(mode="json"), files])
-
-
-def checked(out: Path, card: dict[str, Any], check: bool) -> dict[str, Any]:
-    """Under `check`, the card, on the disk too, of a merge that was loaded and run once; InputError, and NAME.failed, where that fails."""
-    if not check:
-        return card
-    try:
-        card["checked"] = run_once(out)
-    except InputError as error:
-        failed = out.with_name(f"{out.name}.failed")
-        if failed.exists():
-            raise InputError(f"{error}; what does not work is in {out}, as {failed} is there already") from error
-        os.replace(out, failed)
-        raise InputError(f"{error}; what does not work is in {failed}") from error
-    with atomic(out / CARD, "w") as file:
-        file.write(_text(card))
-    return card
+    evidence = sorted({s.evidence for job in plan.jobs for s in job.experts if s.evidence})
+    named = [*evidence, *([plan.config.data.manifest] if plan.config.data else [])]
+    stamps = [(name, file(name, plan.beside, "data").stat().st_mtime_ns) for name in named]
+    return json.dumps([version("asrlife"), plan.config.model_dump(mode="json"), files, stamps, plan.learnt])
 
 
 def _text(card: Mapping[str, Any]) -> str:

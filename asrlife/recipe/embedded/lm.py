@@ -73,7 +73,8 @@ class EmbeddedLm(Step):
         model.speller.save_pretrained(folder)
         card = {"name": "embedded:lm", "architecture": "Llama", "parameters": sum(p.numel() for p in model.module.parameters())}
         card["world"] = {"seed": self.seed, "people": self.people, "landmarks": self.landmarks, "facts": len(world.facts)}
-        card["training"] = {"documents": self.steps * self.batch, "steps": self.steps, "peak": self.peak, "muon": self.matrices, "shares": dict(self.shares)}
+        rates = {"peak": self.peak, "muon": self.matrices}
+        card["training"] = {"documents": self.steps * self.batch, "steps": self.steps, **rates, "shares": dict(self.shares)}
         card["warning"] = "A small model for learning and testing, taught a made-up world from scratch; real work names a real checkpoint."
         write_json(folder / "card.json", card | {"scores": scores(load_text(folder), world, self.most)})
         return card | {"folder": str(folder)}

@@ -13,8 +13,9 @@ import torch
 from asrlife.errors import InputError
 from asrlife.methods.merge.config import parse
 from asrlife.methods.merge.free import default, settled
+from asrlife.methods.merge.places import opened
 from asrlife.methods.merge.resident import Resident
-from asrlife.methods.merge.run import merge, opened
+from asrlife.methods.merge.run import merge
 from tests.methods.merge.folders import tuned, weights
 
 Trio = tuple[Path, Path, Path]
