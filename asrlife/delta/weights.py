@@ -170,7 +170,8 @@ class _Addition(nn.Module):
             self.down = nn.Parameter(down.to(weight))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.up @ self.down
+        with torch.autocast(weight.device.type, enabled=False):  # the delta holds the exact product, and so must what is tuned
+            return weight + self.up @ self.down
 
 
 def _places(module: nn.Module, delta: Delta) -> dict[str, Tensor]:
