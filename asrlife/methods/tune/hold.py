@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from asrlife.data.corpus import Corpus
 from asrlife.data.utterance import Utterance
 from asrlife.delta.weights import trainable
 from asrlife.errors import InputError
+from asrlife.files import atomic
 from asrlife.methods.tune.evidence import Advance, Evidence, gathered
 from asrlife.methods.tune.task import Change, Given, Item, Task
 from asrlife.models.handle import Taught
@@ -127,7 +129,8 @@ def importance(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The mean over utterances of `each`(d `of`(one utterance) / dW), by parameter name, and what was wrong with those left out.
 
-    `data` is a corpus and how many of its first utterances are looked at. The model is as it was afterwards; raises InputError where no utterance can be used.
+    `data` is a corpus and how many of its first utterances are looked at. The model is as it was afterwards. Raises
+    InputError where no utterance can be used.
     """
     module = task.model.module
     with trainable(module, names) as flat:
@@ -155,6 +158,14 @@ def together(earlier: Importance, found: Importance, gamma: float) -> dict[str, 
             raise InputError(f"earlier importance of {name!r} has shape {tuple(tensor.shape)}, the model {tuple(found[name].shape)}")
     old = {name: gamma * tensor for name, tensor in earlier.items()}
     return old | {name: old[name].to(tensor.device) + tensor if name in old else tensor for name, tensor in found.items()}
+
+
+def write_importance(found: Importance, path: Path) -> None:
+    """Keep importances by parameter name as safetensors, for `earlier` of a later run."""
+    from safetensors.torch import save
+
+    with atomic(path) as file:
+        file.write(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}))
 
 
 def likelihood(taught: Taught) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,18 @@ from asrlife.data.corpus import Corpus
 from asrlife.errors import InputError
 from asrlife.methods.settings import Count, NotNegative, Positive, Share, check
 from asrlife.methods.tune.evidence import Advance, gathered
-from asrlife.methods.tune.hold import Anchor, Hold, Importance, Rehearsal, Teacher, importance, likelihood, sensitivity, together
+from asrlife.methods.tune.hold import (
+    Anchor,
+    Hold,
+    Importance,
+    Rehearsal,
+    Teacher,
+    importance,
+    likelihood,
+    sensitivity,
+    together,
+    write_importance,
+)
 from asrlife.methods.tune.task import Task
 
 DATA = ("data", "earlier", "name")
@@ -66,7 +78,7 @@ class EWC:
     F is the diagonal of the empirical Fisher information: the mean over the utterances n of `data` (the first `most`) of the squares of
     d log p(text_n | sound_n) / dW, one backward for each, where log p is taken per label, as is the loss that is tuned. An utterance
     without text has the base's own words. `earlier` and `gamma`: online EWC (arXiv 1805.06370), F <- gamma * F_earlier + F, anchored at the
-    weights of now. The papers search the strength for each task.
+    weights of now; `save` is a file for the next time. The papers search the strength for each task.
     """
 
     data: Corpus
@@ -74,6 +86,7 @@ class EWC:
     most: Count = 200
     gamma: Share = 1.0
     earlier: Importance | None = None
+    save: Path | None = None
     name: str = field(default="ewc", init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +95,10 @@ class EWC:
     def prepare(self, task: Task, names: Sequence[str], advance: Advance = lambda: None) -> Anchor:
         """Measure F on the base."""
         found, problems = importance(task, names, (self.data, self.most), likelihood, torch.square, advance)
-        return Anchor(self.strength / 2, together(self.earlier or {}, found, self.gamma), problems)
+        found = together(self.earlier or {}, found, self.gamma)
+        if self.save is not None:
+            write_importance(found, self.save)
+        return Anchor(self.strength / 2, found, problems)
 
     def told(self) -> dict[str, Any]:
         """For the card."""
@@ -104,6 +120,7 @@ class MAS:
     most: Count = 200
     gamma: Share = 1.0
     earlier: Importance | None = None
+    save: Path | None = None
     name: str = field(default="mas", init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -112,7 +129,10 @@ class MAS:
     def prepare(self, task: Task, names: Sequence[str], advance: Advance = lambda: None) -> Anchor:
         """Measure Omega on the base."""
         found, problems = importance(task, names, (self.data, self.most), sensitivity, torch.abs, advance)
-        return Anchor(self.strength, together(self.earlier or {}, found, self.gamma), problems)
+        found = together(self.earlier or {}, found, self.gamma)
+        if self.save is not None:
+            write_importance(found, self.save)
+        return Anchor(self.strength, found, problems)
 
     def told(self) -> dict[str, Any]:
         """For the card."""

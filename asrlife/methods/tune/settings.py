@@ -23,8 +23,8 @@ class Settings:
     `decay`; it rises linearly over the share `warmup` of the steps and then falls by `schedule`. A step sees `accumulate` batches of at
     most `batch_seconds` of padded sound (`batch_tokens` for language models), its gradient clipped to the length `clip`.
     `mask_time` and `mask_features` are the shares that SpecAugment hides (arXiv 1904.08779), in spans of `mask_span` frames. `dropout`: as
-    the checkpoint's configuration has it. `speed` 0.1 plays each utterance 0.9 to 1.1 times as fast, `noise` is the least SNR in dB of white or
-    pink noise (up to 20 dB more); None adds none. `precision` "bf16" is mixed precision on a CPU or a GPU.
+    the checkpoint's configuration has it. `speed` 0.1 plays each utterance 0.9 to 1.1 times as fast, `noise` is the least SNR in dB of
+    white or pink noise (up to 20 dB more); None adds none. `precision` "bf16" is mixed precision on a CPU or a GPU.
     The dev set is scored by `metric` every `every` steps (0: ten times in all), and `patience` scores without a better one end the run
     (0: never). `seed` decides the order, masks, noise and factors.
     """
