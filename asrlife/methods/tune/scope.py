@@ -16,6 +16,8 @@ from asrlife.delta.weights import Flat, low_rank, trainable
 from asrlife.errors import InputError
 
 FULL, LORA, NORMS, REGEX = "full", "lora", "norms", "regex:"
+FIXED = ("encoder.embed_positions.weight",)
+"""The sinusoids of Whisper's encoder, which nobody trains; only a regular expression reaches them."""
 ALIASES: Mapping[str, str] = {NORMS: "norm"}
 
 
@@ -27,16 +29,14 @@ def selection(module: nn.Module, scope: str, without: Collection[str] = (), rank
     stacks of layers, and "lora+decoder" those of the decoder alone. `without` leaves out roles. Raises InputError for an unknown word
     and where nothing is left.
     """
-    floating = {name: parameter for name, parameter in module.named_parameters() if parameter.is_floating_point()}
-    # what a library froze is not to be learnt, such as the sinusoids of Whisper's encoder
-    names = [name for name, parameter in floating.items() if parameter.requires_grad] or list(floating)
+    names = [name for name, parameter in module.named_parameters() if parameter.is_floating_point()]
     if scope.startswith(REGEX):
         found = chosen(names, scope.removeprefix(REGEX), without=without)
     else:
         words = [ALIASES.get(word, word) for word in scope.split("+")]
         roles = [word for word in words if word not in {FULL, LORA}]
         _check(scope, roles)
-        found = chosen(names, roles=roles if FULL not in words else (), without=without)
+        found = [name for name in chosen(names, roles=roles if FULL not in words else (), without=without) if not name.endswith(FIXED)]
         if LORA in words:
             matrices = set(linear(module, rank))
             found = [name for name in found if name in matrices]
