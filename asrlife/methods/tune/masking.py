@@ -61,7 +61,8 @@ def masked(model: Any, batch: Batch) -> Batch:
 @contextmanager
 def shown(model: Any, batch: Batch, hide: bool) -> Iterator[None]:
     """Hide nothing of the batch inside, unless `hide`, and nothing either where its frames are too few for a span."""
-    config, frames = getattr(model.module, "config", None), getattr(model, "frames", None)
+    config: Any = getattr(model.module, "config", None)
+    frames = getattr(model, "frames", None)
     span = getattr(config, "mask_time_length", 0)
     short = frames is not None and int(frames.count(batch.lengths).min()) <= span
     if not hasattr(config, "apply_spec_augment") or (hide and not short):

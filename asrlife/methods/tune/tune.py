@@ -91,7 +91,7 @@ def tune(
     names = selection(model.module, settings.scope, settings.without, settings.rank)
     data = Data.of(task, train, dev, test, watch)
     base = model.fingerprint()
-    run = {"base": base, "data": {name: told["fingerprint"] for name, told in data.told().items()}}
+    run: dict[str, Any] = {"base": base, "data": {name: told["fingerprint"] for name, told in data.told().items()}}
     run |= {"settings": asdict(settings), "keep": [each.told() for each in keep]}
     with accelerated(settings) as accelerator, placed(model.module, accelerator.device):
         holds = _prepared(task, names, keep, data, watch)
