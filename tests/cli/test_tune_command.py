@@ -54,7 +54,7 @@ def test_evaluate_scores_without_and_with_the_delta(asrlife, model: Path, manife
     assert [run["adapt"] for run in still["runs"]] == ["none", "suta", "none + delta", "suta + delta"]
     assert still["runs"][0]["wer"] == still["runs"][2]["wer"]
     wrong = asrlife("evaluate", other, "--delta", out)
-    assert wrong.code == 2 and "in the model and (32,) in the delta" in wrong.err and wrong.err.count("\n") == 1
+    assert wrong.code == 2 and " in the delta" in wrong.err and wrong.err.count("\n") == 1
 
 
 def test_controls_and_settings_reach_the_run(asrlife, whisper_folder: Path, tmp_path: Path) -> None:
