@@ -24,12 +24,8 @@ def noise(seconds: float, seed: int = 0) -> Waveform:
 
 @pytest.mark.parametrize("kind", ["ctc", "conformer", "whisper"])
 def test_the_scores_of_a_batch_are_those_of_its_rows(ctc_folder: Callable[..., Path], whisper_folder: Path, kind: str) -> None:
-    folders = {
-        "ctc": lambda: ctc_folder(),
-        "conformer": lambda: ctc_folder("wav2vec2-conformer", "group"),
-        "whisper": lambda: whisper_folder,
-    }
-    model, waves, texts = asrlife.load(folders[kind]()), [noise(0.4), noise(0.6, 1)], ["one two", "abc"]
+    folder = {"ctc": ctc_folder(), "conformer": ctc_folder("wav2vec2-conformer", "group"), "whisper": whisper_folder}[kind]
+    model, waves, texts = asrlife.load(folder), [noise(0.4), noise(0.6, 1)], ["one two", "abc"]
     with torch.no_grad():
         both = model.taught(model.prepare(waves), texts)
         alone = [model.taught(model.prepare([wave]), [text]) for wave, text in zip(waves, texts, strict=True)]
