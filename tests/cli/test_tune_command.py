@@ -57,6 +57,21 @@ def test_evaluate_scores_without_and_with_the_delta(asrlife, model: Path, manife
     assert wrong.code == 2 and " in the delta" in wrong.err and wrong.err.count("\n") == 1
 
 
+def test_transcribe_hears_with_the_moved_model(asrlife, model: Path, speech: list[Path], tmp_path: Path) -> None:
+    import torch
+
+    from asrlife.delta import file
+    from asrlife.delta.delta import Delta, Dense
+    from asrlife.models.load import load
+
+    loaded = load(model)
+    bias = torch.zeros_like(loaded.module.lm_head.bias)
+    bias[loaded.vocabulary.ids["a"]] = 1000.0  # type: ignore[attr-defined]
+    file.save(Delta(loaded.fingerprint(), {"lm_head.bias": Dense(bias)}), tmp_path / "a.safetensors")
+    line = ["transcribe", speech[0], "--model", model, "--adapt", "none"]
+    assert asrlife(*line, "--delta", tmp_path / "a.safetensors").out == "a\n" != asrlife(*line).out
+
+
 def test_controls_and_settings_reach_the_run(asrlife, whisper_folder: Path, tmp_path: Path) -> None:
     short = read_aloud(readings(["go on", "now", "stop it", "no"], ["en-us+f3"], seed=3), tmp_path / "s")
     old = read_aloud(readings(["yes", "hello"], ["en-us+m3"], seed=4), tmp_path / "o")

@@ -185,3 +185,25 @@ def test_a_scope_that_leaves_nothing_is_said(loaded, corpus, settings, words: st
 def test_a_setting_beyond_its_limits_is_said(settings, words: str) -> None:
     with pytest.raises(InputError, match=words):
         Settings(**settings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_loads_what_lora_learnt(loaded, corpus, folders, tmp_path, kind: str) -> None:
+    """Exported to peft's folder the factors say the same, but for the rounding of B(A x) against (B A) x."""
+    from peft import PeftModel
+
+    from asrlife.delta.lora import read_lora, write_lora
+
+    model, train = loaded(kind), corpus(3)
+    delta = tune(model, train, settings=replace(QUICK, scope="lora", rank=3)).delta
+    write_lora(delta, tmp_path / "adapter", model.module)
+    task = task_of(model)
+    given = task.given([task.item(utterance) for utterance in train])
+    with torch.no_grad():
+        with applied(model.module, delta):
+            expected = task.of(replace(model)).taught(given).logits
+        back = read_lora(tmp_path / "adapter", model.module)
+        assert all(torch.equal(back.tensors[name].dense(), change.dense()) for name, change in delta.tensors.items())
+        peft = PeftModel.from_pretrained(model.module, tmp_path / "adapter").merge_and_unload().eval()
+        found = task.of(replace(model, module=peft)).taught(given).logits
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
