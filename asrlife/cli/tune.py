@@ -66,7 +66,7 @@ def tune(
     \b
     --keep holds the model to what it knew:
       l2sp:0.01                      weights stay near where they were
-      ewc:1000;data=old.jsonl        ... those most that old data needs (Fisher)
+      ewc:10000;data=old.jsonl       ... those most that old data needs (Fisher)
       mas:1;data=old.jsonl           ... those most that outputs depend on
       replay:0.2;data=old.jsonl      20 % of each batch is old data
       lwf:1;temperature=2            outputs stay near those of the model

@@ -78,11 +78,12 @@ class EWC:
     F is the diagonal of the empirical Fisher information: the mean over the utterances n of `data` (the first `most`) of the squares of
     d log p(text_n | sound_n) / dW, one backward for each, where log p is taken per label, as is the loss that is tuned. An utterance
     without text has the base's own words. `earlier` and `gamma`: online EWC (arXiv 1805.06370), F <- gamma * F_earlier + F, anchored at the
-    weights of now; `save` is a file for the next time. The papers search the strength for each task.
+    weights of now; `save` is a file for the next time. The papers search the strength for each task;
+    10,000 is what makes the penalty weigh like the loss where embedded:ctc-tts has learnt 60 commands.
     """
 
     data: Corpus
-    strength: NotNegative = 1000.0
+    strength: NotNegative = 10_000.0
     most: Count = 200
     gamma: Share = 1.0
     earlier: Importance | None = None

@@ -163,11 +163,14 @@ class Listening:
         return changed
 
     def _heard(self, utterance: Utterance) -> Waveform:
-        if utterance.id in self._held:
-            return self._held[utterance.id]
+        if isinstance(utterance.audio, Waveform):
+            return utterance.waveform(self.model.rate)
+        key = str(utterance.audio)  # and not the id, which another manifest may have for another recording
+        if key in self._held:
+            return self._held[key]
         wave = utterance.waveform(self.model.rate)
         if sum(known.duration for known in self._held.values()) + wave.duration < HELD_S:
-            self._held[utterance.id] = wave
+            self._held[key] = wave
         return wave
 
 

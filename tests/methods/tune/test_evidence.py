@@ -110,6 +110,14 @@ def test_a_recording_under_another_name_or_another_under_its_id_is_found(loaded,
     check_apart(train, None)
 
 
+def test_old_data_may_use_an_id_again_and_is_heard_as_itself(loaded, tmp_path) -> None:
+    task = task_of(loaded("ctc"))
+    rows = [[{"id": "a", "audio": recorded(tmp_path, f"{seed}.wav", seed, 0.3 + 0.1 * seed), "text": "one"}] for seed in (1, 2)]
+    one, two = (gathered(task, Corpus.read(manifest(tmp_path, row, f"{place}.jsonl")), "set") for place, row in enumerate(rows))
+    assert (one.items[0].size, two.items[0].size) == pytest.approx((0.4, 0.5))
+    assert task.given(two.items).batch.lengths.tolist() == [8000]  # type: ignore[union-attr]
+
+
 def test_language_models_compare_texts(loaded, corpus) -> None:
     (one, two) = corpus(2).utterances
     same = Corpus((replace(two, id="x", text=one.text),))
