@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from asrlife.models.handle import Recogniser
 
 _BATCH = 8
-_COLOURS = ("#0b6e4f", "#c8553d", "#3d5a98", "#8a5a00", "#7b3f8c", "#4c7c8c", "#a03060", "#5b6e2f")
-_MARKS = "osD^vPX*"
+_COLOURS = ("#222222", "#c8553d", "#3d5a98", "#b07d12", "#7b3f8c", "#2f8c9c", "#c03a78", "#5b6e2f", "#0b6e4f", "#8c6d62", "#6a8fd0")
+_MARKS = "osD^vPX*hdp<"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from asrlife.data.condition import NOISES, ROOMS, Condition
+from asrlife.errors import InputError
 from asrlife.recipe.registry import Place, Step
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """Load the model by name, make the methods with their settings, and score them.
 
-    With a delta file each method is scored once more, called "NAME + delta", under `scale` times the delta; both on the same utterances.
+    With a delta file each method is scored once more under `scale` times the delta, called NAME+delta, and "none" simply "delta"; both on
+    the same utterances.
     """
     from asrlife.evaluate.run import evaluate as run
 
@@ -86,8 +88,11 @@ def evaluate(
     from asrlife.delta import file
     from asrlife.delta.weights import applied
 
+    again = {"delta" if label == "none" else f"{label}+delta": method for label, method in methods.items()}
+    if both := again.keys() & methods.keys():
+        raise InputError(f"a method is called {min(both)!r}, as is one under the delta; call it something else")
     with applied(recogniser.module, file.load(delta), scale):  # first, as a delta of another model is to be told at once
-        moved = run(recogniser, corpus, {f"{label} + delta": method for label, method in methods.items()}, condition, progress)
+        moved = run(recogniser, corpus, again, condition, progress)
     found = run(recogniser, corpus, methods, condition, progress)
     return replace(found, runs=found.runs + moved.runs, problems=tuple(dict.fromkeys(found.problems + moved.problems)))
 

@@ -45,14 +45,16 @@ def test_evaluate_scores_without_and_with_the_delta(asrlife, model: Path, manife
     made = asrlife("tune", model, "--train", manifest, "--test", other, "--out", out, *QUICK, "--json").json()
     assert made["test"]["n"] == 2 and set(made["test"]["wer"]) == {"before", "after"}
     found = asrlife("evaluate", other, "--model", model, "--delta", out, "--json").json()
-    assert [run["adapt"] for run in found["runs"]] == ["none", "none + delta"]
+    assert [run["adapt"] for run in found["runs"]] == ["none", "delta"]
     (pair,) = found["paired"]
-    assert (pair["a"], pair["b"]) == ("none", "none + delta") and pair["low"] <= pair["wer_difference"] <= pair["high"]
+    assert (pair["a"], pair["b"]) == ("none", "delta") and pair["low"] <= pair["wer_difference"] <= pair["high"]
     assert found["runs"][0]["wer"] == pytest.approx(made["test"]["wer"]["before"]["value"])
     assert found["runs"][1]["wer"] == pytest.approx(made["test"]["wer"]["after"]["value"])
     still = asrlife("evaluate", other, "--model", model, "--delta", out, "--scale", "0", "--adapt", "none,suta", "--json").json()
-    assert [run["adapt"] for run in still["runs"]] == ["none", "suta", "none + delta", "suta + delta"]
+    assert [run["adapt"] for run in still["runs"]] == ["none", "suta", "delta", "suta+delta"]
     assert still["runs"][0]["wer"] == still["runs"][2]["wer"]
+    named = asrlife("evaluate", other, "--model", model, "--delta", out, "--adapt", "none,delta=suta")
+    assert named.code == 2 and "a method is called 'delta', as is one under the delta" in named.err
     wrong = asrlife("evaluate", other, "--delta", out)
     assert wrong.code == 2 and " in the delta" in wrong.err and wrong.err.count("\n") == 1
 
