@@ -18,14 +18,19 @@ def evaluate(
     manifest: Annotated[Path, typer.Argument(help='JSONL, one utterance a line: {"id", "audio", "text"}.')],
     model: Model = "embedded:ctc",
     adapt: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="A[,A...]",
+            show_default="none,default; none with --delta",
             help="Methods to compare: none, suta, dsuta, auto ... (see `asrlife info methods`). "
             "LABEL=METHOD:K=V;K=V is one with settings of its own; default is what the model's card recommends.",
         ),
-    ] = "none,default",
+    ] = None,
     changes: Changes = None,
+    delta: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What `asrlife tune` left: score every method without it and with it.")
+    ] = None,
+    scale: Annotated[float, typer.Option(metavar="S", help="How far the weights move along the delta.")] = 1.0,
     noise: Annotated[
         str | None,
         typer.Option(metavar="FILE|DIR|NAME", help="Noise to mix in; needs --snr. Made ones: white, pink, babble, hum, machine."),
@@ -46,13 +51,16 @@ def evaluate(
     noise. The table has WER with its 95 % interval, CER, the kinds of errors
     and the cost; differences between methods are paired by utterance. In JSON,
     rates are fractions. A row that cannot be used is reported and the others
-    are scored: exit code 0, or 2 when none could be.
+    are scored: exit code 0, or 2 when none could be. With --delta each method
+    runs twice, on the model and on the model moved by the delta.
 
     Example: asrlife evaluate test.jsonl --adapt none,suta,dsuta --noise pink --snr 10 --report out
     Example: asrlife evaluate test.jsonl --adapt "none,slow=dsuta:fast_steps=0,dsuta" --room room
+    Example: asrlife evaluate test.jsonl --delta cardiology.safetensors --scale 0.8
     """
     with console.results_only():
-        evaluation = _evaluated(manifest, model, (adapt, changes or []), (noise, snr, seed, room), (split, limit))
+        chosen = adapt or ("none,default" if delta is None else "none")
+        evaluation = _evaluated(manifest, model, (chosen, changes or []), (noise, snr, seed, room), (split, limit), (delta, scale))
     for problem in evaluation.problems:
         console.warn(problem)
     page = None if report is None else evaluation.report().write(report)
@@ -70,10 +78,12 @@ def _evaluated(
     methods: tuple[str, list[str]],
     heard: tuple[str | None, float | None, int, str | None],
     part: tuple[str | None, int | None],
+    moved: tuple[Path | None, float],
 ) -> Evaluation:
     from asrlife.data.condition import Condition
     from asrlife.recipe import evaluation
     from asrlife.recipe.adaptation import split
 
     condition, (adapt, changes) = Condition(*heard), methods
-    return evaluation.evaluate(model, evaluation.corpus_of(manifest, *part), split(adapt), changes, condition, console.err().is_terminal)
+    corpus, show = evaluation.corpus_of(manifest, *part), console.err().is_terminal
+    return evaluation.evaluate(model, corpus, split(adapt), changes, condition, show, *moved)

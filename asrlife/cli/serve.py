@@ -23,6 +23,9 @@ def serve(
     model: Annotated[
         str | None, typer.Option(show_default="embedded:ctc", help="The recogniser that every stream adapts for itself.")
     ] = None,
+    delta: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What `asrlife tune` left: the model is served with its weights moved by it.")
+    ] = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")] = None,
     port: Annotated[int | None, typer.Option(show_default="50051", help="Port; 0 lets the system choose one.")] = None,
     web: Annotated[bool | None, typer.Option("--web", help="Serve a live page too, at http://127.0.0.1:8080.")] = None,
@@ -43,13 +46,14 @@ def serve(
     environment, and that over the file. --check ends with 0, or 2 for a fault.
 
     Example: asrlife serve --model embedded:ctc --port 50051
+    Example: asrlife serve --model embedded:ctc --delta cardiology.safetensors
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines would stand beside the one that says what is wrong
     if file is not None and config is not None:
         raise InputError(f"--config {config}: the file {file} is given as well; name one")
     if as_json and not check:
         raise InputError("--json goes with --check: serving prints no document")
-    found, origins = _told(file or config, {"model": model, "host": host, "port": port, "web.enabled": web}, changes or [])
+    found, origins = _told(file or config, {"model": model, "delta": delta, "host": host, "port": port, "web.enabled": web}, changes or [])
     if check:
         _check(found, origins, as_json)
         return

@@ -31,6 +31,7 @@ def transcribe(
         ),
     ] = "default",
     changes: Changes = None,
+    delta: Annotated[Path | None, typer.Option(metavar="FILE", help="What `asrlife tune` left: listen with the model moved by it.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write down what is said in sound files.
@@ -43,7 +44,7 @@ def transcribe(
     Example: asrlife transcribe meeting.wav --model embedded:whisper --adapt suta --set steps=5
     """
     with console.results_only():
-        results, problems = _transcribed(audio, model, adapt, changes or ())
+        results, problems = _transcribed(audio, (model, delta), adapt, changes or ())
     if as_json:
         console.emit({"results": results, "problems": problems})
     else:
@@ -53,12 +54,14 @@ def transcribe(
         raise typer.Exit(2)
 
 
-def _transcribed(paths: Sequence[Path], name: str, adapt: str, changes: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def _transcribed(
+    paths: Sequence[Path], named: tuple[str, Path | None], adapt: str, changes: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
     from asrlife.models.load import load
     from asrlife.recipe.adaptation import methods, settings_of
 
     settings_of([adapt], changes)  # a wrong key should not wait for the model
-    model = load(name)
+    model = load(named[0], delta=named[1])
     ((label, method),) = methods([adapt], changes, model).items()
     state, results, problems = method.start(model), [], list[str]()
     with console.progress("transcribing", len(paths)) as advance:

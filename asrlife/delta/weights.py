@@ -121,16 +121,23 @@ def applied(module: nn.Module, delta: Delta, scale: float = 1.0) -> Iterator[Non
     On exit everything is as `trainable` leaves it. Raises InputError where the module is not the delta's base, a name is unknown,
     a shape differs, or `scale` is not finite. Deltas do not stack: add them instead.
     """
-    if not math.isfinite(scale):
-        raise InputError(f"a delta cannot be scaled by {scale}: pass a finite number")
-    places = _places(module, delta)
+    places = _places(module, delta, scale)
     with _restored(module):
-        with torch.inference_mode(False), torch.no_grad():
-            for name, place in places.items():
-                change = delta.tensors[name].dense().to(place.device)
-                exact = torch.promote_types(place.dtype, torch.promote_types(change.dtype, torch.float32))
-                place.data = (place.detach().to(exact) + scale * change.to(exact)).to(place.dtype)
+        _move(places, delta, scale)
         yield
+
+
+def adopt(module: nn.Module, delta: Delta, scale: float = 1.0) -> None:
+    """Give `module` the weights `base + scale * delta` for good, on new memory; the same sum and the same errors as `applied`."""
+    _move(_places(module, delta, scale), delta, scale)
+
+
+def _move(places: Mapping[str, Tensor], delta: Delta, scale: float) -> None:
+    with torch.inference_mode(False), torch.no_grad():
+        for name, place in places.items():
+            change = delta.tensors[name].dense().to(place.device)
+            exact = torch.promote_types(place.dtype, torch.promote_types(change.dtype, torch.float32))
+            place.data = (place.detach().to(exact) + scale * change.to(exact)).to(place.dtype)
 
 
 @contextmanager
@@ -186,10 +193,13 @@ class _Addition(nn.Module):
             self.down = nn.Parameter(down.to(weight))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.up @ self.down
+        with torch.autocast(weight.device.type, enabled=False):  # the delta holds the exact product, and so must what is tuned
+            return weight + self.up @ self.down
 
 
-def _places(module: nn.Module, delta: Delta) -> dict[str, Tensor]:
+def _places(module: nn.Module, delta: Delta, scale: float) -> dict[str, Tensor]:
+    if not math.isfinite(scale):
+        raise InputError(f"a delta cannot be scaled by {scale}: pass a finite number")
     known: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     seen: dict[int, str] = {}
     for name, change in delta.tensors.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, get_type_hints
@@ -24,13 +24,14 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 def typed(kind: type, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Values of the types that the dataclass `kind` declares; raises InputError naming the nearest key or the broken limit."""
-    known = _adapters(kind)
-    return {key: _value(_known(known, key, where), key, value, where) for key, value in settings.items()}
+    known = {entry.name: entry for entry in fields(kind)}
+    return {key: _value(_adapter(kind, _known(known, key, where)), key, value, where) for key, value in settings.items()}
 
 
-def check(method: Any) -> None:
-    """Raise InputError for a field outside its limits."""
-    typed(type(method), {entry.name: getattr(method, entry.name) for entry in fields(method)}, method.name)
+def check(method: Any, but: Collection[str] = ()) -> None:
+    """Raise InputError for a field outside its limits, those `but` named aside."""
+    checked = [entry.name for entry in fields(method) if entry.name not in but]
+    typed(type(method), {name: getattr(method, name) for name in checked}, method.name)
 
 
 def nearest(key: str, known: Mapping[str, Any]) -> str:
@@ -40,15 +41,14 @@ def nearest(key: str, known: Mapping[str, Any]) -> str:
 
 
 @cache
-def _adapters(kind: type) -> Mapping[str, TypeAdapter[Any]]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {entry.name: TypeAdapter(hints[entry.name]) for entry in fields(kind)}
+def _adapter(kind: type, key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(kind, include_extras=True)[key])
 
 
-def _known(known: Mapping[str, TypeAdapter[Any]], key: str, where: str) -> TypeAdapter[Any]:
+def _known(known: Mapping[str, Any], key: str, where: str) -> str:
     if key not in known:
         raise InputError(f"{where}: unknown setting {key!r}; {nearest(key, known)}")
-    return known[key]
+    return key
 
 
 def _value(adapter: TypeAdapter[Any], key: str, value: Any, where: str) -> Any:

@@ -16,7 +16,7 @@ from asrlife.errors import InputError
 from asrlife.models.confidence import calibrated
 from asrlife.models.ctc_decode import Clock, beam_search, greedy, n_best
 from asrlife.models.frames import Frames
-from asrlife.models.handle import Batch, Emissions, Handle, Weights, checked_options
+from asrlife.models.handle import Batch, Emissions, Handle, Taught, Weights, checked_options
 from asrlife.models.rowwise import weighted
 from asrlife.models.states import States, before_head
 from asrlife.models.vocabulary import Vocabulary
@@ -197,11 +197,23 @@ class CtcRecogniser(Handle):
             found |= dict(zip(members, self.decode(batch, beam=beam, lm=lm), strict=True))
         return [found[index] for index in range(len(waveforms))]
 
-    def loss(self, batch: Batch, texts: Sequence[str], weights: Weights | None = None) -> Tensor:
-        """CTC loss per label, mean over rows; raises InputError for letters the model cannot spell."""
+    def fits(self, waveform: Waveform, text: str) -> None:
+        """Raise InputError for letters that the model cannot spell, and for more of them than the sound has frames."""
+        labels = self.vocabulary.encode(text)
+        again = sum(one == two for one, two in zip(labels, labels[1:], strict=False))  # between equal letters stands a blank
+        samples = max(self.frames.least, round(waveform.duration * self.rate) + 2 * self.edge)
+        frames = int(self.frames.count(torch.tensor(samples)))
+        # with filters of their own, as in SpeechBrain's networks, nothing is known of frames
+        if hasattr(self.module, "config") and len(labels) + again > frames:
+            raise InputError(f"{len(labels)} letters in {frames} frames of sound: check that text and sound belong together")
+
+    def taught(self, batch: Batch, texts: Sequence[str], weights: Weights | None = None) -> Taught:
+        """The CTC loss and the logits of all valid frames; raises InputError for letters the model cannot spell."""
         labels = [self.vocabulary.encode(text) for text in texts]
         emissions = self.emissions(batch, None, weights)
         log_probs = emissions.logits.log_softmax(-1).transpose(0, 1)
         targets = torch.tensor([label for row in labels for label in row], device=log_probs.device)
         counts = torch.tensor([len(row) for row in labels], device=log_probs.device)
-        return ctc_loss(log_probs, targets.long(), emissions.lengths, counts, self.blank, zero_infinity=True)
+        loss = ctc_loss(log_probs, targets.long(), emissions.lengths, counts, self.blank, zero_infinity=True)
+        valid = torch.arange(emissions.logits.shape[1], device=log_probs.device) < emissions.lengths[:, None]
+        return Taught(loss, len(targets), emissions.logits[valid])

@@ -54,6 +54,17 @@ class Emissions:
     lengths: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """One forward under the right texts: the `loss` per label, a scalar with gradient, how many `labels` the texts have, and the `logits`
+    (steps, classes) float32 of all valid steps, row after row: frames of a CTC network, teacher-forced tokens of others.
+    """
+
+    loss: Tensor
+    labels: int
+    logits: Tensor
+
+
 class Recogniser(Protocol):
     """A loaded speech recogniser; methods ask for `capabilities` and never for a class."""
 
@@ -122,6 +133,12 @@ class Recogniser(Protocol):
     def covered(self, name: str, batch: Batch) -> float:
         """The share of the steps, from the first on, that are sound in what `traced` gives the module `name`: 1 where nothing is padded."""
 
+    def taught(self, batch: Batch, texts: Sequence[str], weights: Weights | None = None) -> Taught:
+        """The same loss with the scores that it was made of; raises InputError as `loss` does."""
+
+    def fits(self, waveform: Waveform, text: str) -> None:
+        """Raise InputError where the model cannot be taught the text of this sound: letters or room that it lacks."""
+
     @property
     def pretext(self) -> Head | None:
         """The self-supervised head that came with the weights; None without one."""
@@ -146,6 +163,14 @@ class Handle:
     @abstractmethod
     def states(self, batch: Batch, layer: int | None = None, weights: Weights | None = None) -> States:
         """Hidden states of the encoder."""
+
+    @abstractmethod
+    def taught(self, batch: Batch, texts: Sequence[str], weights: Weights | None = None) -> Taught:
+        """The supervised loss with the scores that it was made of."""
+
+    def loss(self, batch: Batch, texts: Sequence[str], weights: Weights | None = None) -> Tensor:
+        """Supervised loss per label, a scalar with gradient; raises InputError for a text that the model cannot spell or hold."""
+        return self.taught(batch, texts, weights).loss
 
     def embed(self, batch: Batch, weights: Weights | None = None) -> Tensor:
         """The mean of the encoder's output over the sound, (batch, width)."""

@@ -18,14 +18,30 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets"
 INSTEAD = "give the folder of a checkpoint, or use embedded:ctc"
 
 
-def load(name: str | os.PathLike[str], *, trust_code: bool = False) -> Recogniser:
+def load(
+    name: str | os.PathLike[str], *, trust_code: bool = False, delta: str | os.PathLike[str] | None = None, scale: float = 1.0
+) -> Recogniser:
     """Load a recogniser by name: float32, evaluation mode, `requires_grad` as the framework sets it.
 
     `name`: "embedded:ctc" | "embedded:ctc-tts" | "embedded:whisper", the folder of a Hugging Face checkpoint (any CTC network over
     raw audio, or Whisper), an openai-whisper .pt file, the folder of a SpeechBrain CTC recogniser, or a hub id "owner/name".
     `trust_code`: allow SpeechBrain's hyperparams.yaml to run the code it names.
-    Raises InputError for a name that leads nowhere and for anything but a whole, finite checkpoint without pickles.
+    `delta`: a delta file made for this model, `scale` times of which its weights have moved by.
+    Raises InputError for a name that leads nowhere, for anything but a whole, finite checkpoint without pickles, and for another's delta.
     """
+    model = _loaded(name, trust_code)
+    if delta is not None:
+        from asrlife.delta.file import load as read_delta
+        from asrlife.delta.weights import adopt
+
+        try:
+            adopt(model.module, read_delta(Path(delta)), scale)
+        except InputError as error:
+            raise InputError(f"delta {os.fspath(delta)} on {model.name}: {error}") from error
+    return model
+
+
+def _loaded(name: str | os.PathLike[str], trust_code: bool) -> Recogniser:
     text = os.fspath(name)
     if text.startswith("embedded:"):
         return _read_folder(_embedded(text), text)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from asrlife.errors import InputError
 from asrlife.models.checkpoint import check_finite, quiet
-from asrlife.models.whisper import WhisperRecogniser, aligning
+from asrlife.models.whisper import WhisperRecogniser
+from asrlife.models.whisper_times import aligning
 from asrlife.models.whisper_tokens import Control
 
 DIMENSIONS = {f"n_{part}_{size}" for part in ("audio", "text") for size in ("ctx", "state", "head", "layer")} | {"n_mels", "n_vocab"}

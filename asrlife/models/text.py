@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asrlife.errors import InputError
+from asrlife.models.handle import Taught
 from asrlife.models.load import ASSETS, downloaded
 
 EMBEDDED = ("lm",)
@@ -109,6 +110,28 @@ class TextModel:
             for place, row in zip(places, same, strict=True):
                 found[place] = bool(row[max(0, rows[place][1] - 1) :].all())
         return found
+
+    def loss(self, texts: Sequence[str]) -> Tensor:
+        """Cross-entropy per token of whole texts and their ends, a scalar with gradient."""
+        return self.taught(texts).loss
+
+    def taught(self, texts: Sequence[str]) -> Taught:
+        """The cross-entropy and the logits (tokens, classes) that predict every token but the first, from one padded forward.
+
+        Raises InputError for a text without tokens, or with more than the network has positions for.
+        """
+        rows = [[*self.ids(text), self.end] for text in texts]
+        longest, room = max(map(len, rows)), int(getattr(self.module.config, "max_position_embeddings", 0) or 10**9)
+        if min(map(len, rows)) < 2 or longest > room + 1:
+            raise InputError(f"texts of {min(map(len, rows))} to {longest} tokens: give at least 2 and at most {room + 1}; split long ones")
+        ids = torch.full((len(rows), longest), self.end, device=self.device)
+        known = torch.zeros_like(ids)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = torch.tensor(row, device=self.device)
+            known[place, : len(row)] = 1
+        logits = self.module(ids[:, :-1], attention_mask=known[:, :-1]).logits.float()
+        counted = known[:, 1:].bool()
+        return Taught(nn.functional.cross_entropy(logits[counted], ids[:, 1:][counted]), int(counted.sum()), logits[counted])
 
     @torch.inference_mode()
     def losses(self, ids: Tensor) -> Tensor:

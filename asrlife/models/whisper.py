@@ -17,13 +17,13 @@ from torch.nn.functional import cross_entropy
 
 from asrlife.errors import InputError
 from asrlife.models.confidence import calibrated
-from asrlife.models.handle import Batch, Emissions, Handle, Weights, checked_options
+from asrlife.models.handle import Batch, Emissions, Handle, Taught, Weights, checked_options
 from asrlife.models.rowwise import weighted
 from asrlife.models.states import States
 from asrlife.models.whisper_audio import read_extractor
 from asrlife.models.whisper_encoder import ENCODER, body, front, tunes_front
 from asrlife.models.whisper_search import barred, beam_path, drawn_path, greedy_path, rules, spread, stacked, tokens_of, uniform
-from asrlife.models.whisper_times import Following, following, segments, timed_words
+from asrlife.models.whisper_times import Following, aligning, following, segments, timed_words
 from asrlife.models.whisper_tokens import Control, Spelling, Tokenizer
 from asrlife.models.windows import split
 from asrlife.text.hypothesis import Hypothesis, Word
@@ -181,8 +181,16 @@ class WhisperRecogniser(Handle):
                 parts[index].append((start, hypothesis))
         return [joined(part) for part in parts]
 
-    def loss(self, batch: Batch, texts: Sequence[str], weights: Weights | None = None) -> Tensor:
-        """Cross-entropy per label, the end token among the labels; raises InputError for a text the decoder has no room for."""
+    def fits(self, waveform: Waveform, text: str) -> None:
+        """Raise InputError for sound beyond the window and for a text that the decoder has no room for."""
+        room, count = self._room(self.control.prompt(None, False)), len(self.spelling.ids(f" {text.strip()}"))
+        if count > room:
+            raise InputError(f"a text has {count} tokens, the decoder takes {room}: split the utterance")
+        if waveform.duration > self.window:
+            raise InputError(f"{waveform.duration:.2f} s of audio exceed the model's window of {self.window:.2f} s: split the utterance")
+
+    def taught(self, batch: Batch, texts: Sequence[str], weights: Weights | None = None) -> Taught:
+        """The cross-entropy and the logits of all teacher-forced tokens; raises InputError for a text the decoder has no room for."""
         rows = [self.spelling.ids(f" {text.strip()}") for text in texts]
         prompt = self.control.prompt(None, False)
         longest = max(map(len, rows))
@@ -192,7 +200,7 @@ class WhisperRecogniser(Handle):
         with self._under(weights):
             logits = self._forced(self._encode(batch), prompt, path)
         counted = (path == self.control.end).long().cumsum(-1) < 2
-        return cross_entropy(logits[counted], path[counted])
+        return Taught(cross_entropy(logits[counted], path[counted]), int(counted.sum()), logits[counted])
 
     def _under(self, weights: Weights | None, count: int = 1) -> AbstractContextManager[None]:
         """The network with `weights`, each row of them `count` times; a tied output layer goes with its embedding."""
@@ -295,11 +303,3 @@ def read_whisper(folder: Path, name: str) -> WhisperRecogniser:
         name, module, extractor.sampling_rate, card=card_of(folder), extractor=extractor, control=Control.of(config),
         spelling=Tokenizer(tokenizer), alignment_heads=aligning(config.get("alignment_heads"), module.config),
     )  # fmt: skip
-
-
-def aligning(heads: Sequence[Sequence[int]] | None, config: Any) -> tuple[tuple[int, int], ...]:
-    """The heads that follow the audio: those named, else all of the upper half of the decoder."""
-    if heads:
-        return tuple((layer, head) for layer, head in heads)
-    upper = range(config.decoder_layers // 2, config.decoder_layers)
-    return tuple((layer, head) for layer in upper for head in range(config.decoder_attention_heads))

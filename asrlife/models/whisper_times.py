@@ -74,3 +74,11 @@ def segments(row: Sequence[int], chosen: Tensor, length: float, edge: float, con
             if text := spelling.text([row[index] for index in places]).strip():
                 yield Word(text, start, moment, exp(float(chosen[places].mean())))
             start, places = moment, []
+
+
+def aligning(heads: Sequence[Sequence[int]] | None, config: Any) -> tuple[tuple[int, int], ...]:
+    """The heads that follow the audio: those named, else all of the upper half of the decoder."""
+    if heads:
+        return tuple((layer, head) for layer, head in heads)
+    upper = range(config.decoder_layers // 2, config.decoder_layers)
+    return tuple((layer, head) for layer in upper for head in range(config.decoder_attention_heads))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from asrlife.data.condition import NOISES, ROOMS, Condition
+from asrlife.errors import InputError
 from asrlife.recipe.registry import Place, Step
 
 if TYPE_CHECKING:
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Evaluate(Step):
-    """Score `adapt` methods on `manifest` with `noise` (a path or a made one) at `snr` dB in `room`; `settings` are "key=value"."""
+    """Score `adapt` methods on `manifest` with `noise` (a path or a made one) at `snr` dB in `room`; `settings` are "key=value".
+
+    With a `delta` file each method runs on the model as it is, and with its weights moved by `scale` times the delta.
+    """
 
     kind: Literal["evaluate"]
     manifest: str
@@ -32,13 +37,16 @@ class Evaluate(Step):
     split: str | None = None
     limit: PositiveInt | None = None
     seed: NonNegativeInt = 0
+    delta: str | None = None
+    scale: float = 1.0
     report: str | None = "report"
 
     def run(self, place: Place) -> Mapping[str, Any]:
         """Evaluate and write report.json and report.html into out:REPORT."""
         condition = condition_of(place, self.noise, self.snr, self.room, self.seed)
         corpus = corpus_of(place.path(self.manifest), self.split, self.limit)
-        evaluation = evaluate(self.model, corpus, self.adapt, self.settings, condition, place.show)
+        delta = None if self.delta is None else place.path(self.delta)
+        evaluation = evaluate(self.model, corpus, self.adapt, self.settings, condition, place.show, delta, self.scale)
         found = evaluation.to_json()
         if self.report is not None:
             found["report"] = str(evaluation.report().write(place.out / self.report))
@@ -64,13 +72,29 @@ def condition_of(place: Place, noise: str | None, snr: float | None, room: str |
 
 
 def evaluate(
-    model: str, corpus: Corpus, adapt: Sequence[str], settings: Sequence[str], condition: Condition, progress: bool = False
-) -> Evaluation:
-    """Load the model by name, make the methods with their settings, and score them."""
+    model: str, corpus: Corpus, adapt: Sequence[str], settings: Sequence[str], condition: Condition, progress: bool = False,
+    delta: Path | None = None, scale: float = 1.0,
+) -> Evaluation:  # fmt: skip
+    """Load the model by name, make the methods with their settings, and score them.
+
+    With a delta file each method is scored once more under `scale` times the delta, called NAME+delta, and "none" simply "delta"; both on
+    the same utterances.
+    """
     from asrlife.evaluate.run import evaluate as run
 
     recogniser, methods = ready(model, adapt, settings)
-    return run(recogniser, corpus, methods, condition, progress)
+    if delta is None:
+        return run(recogniser, corpus, methods, condition, progress)
+    from asrlife.delta import file
+    from asrlife.delta.weights import applied
+
+    again = {"delta" if label == "none" else f"{label}+delta": method for label, method in methods.items()}
+    if both := again.keys() & methods.keys():
+        raise InputError(f"a method is called {min(both)!r}, as is one under the delta; call it something else")
+    with applied(recogniser.module, file.load(delta), scale):  # first, as a delta of another model is to be told at once
+        moved = run(recogniser, corpus, again, condition, progress)
+    found = run(recogniser, corpus, methods, condition, progress)
+    return replace(found, runs=found.runs + moved.runs, problems=tuple(dict.fromkeys(found.problems + moved.problems)))
 
 
 def ready(model: str, adapt: Sequence[str], settings: Sequence[str]) -> tuple[Recogniser, dict[str, Method]]:

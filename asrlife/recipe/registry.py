@@ -20,9 +20,11 @@ KINDS: dict[str, str] = {
     "embedded-lm": "asrlife.recipe.embedded.lm:EmbeddedLm",
     "compare": "asrlife.recipe.compare:Compare",
     "evaluate": "asrlife.recipe.evaluation:Evaluate",
+    "forgetting": "asrlife.recipe.forgetting:Forgetting",
     "stream": "asrlife.recipe.streaming:Streams",
     "synthesize": "asrlife.recipe.synthesis:Synthesize",
     "teach": "asrlife.recipe.teach:Teach",
+    "tune": "asrlife.recipe.tuning:Tune",
 }
 
 Bar = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]

@@ -72,7 +72,7 @@ def _loaded(config: ServerConfig) -> Any:
     from asrlife.models.load import load
 
     try:
-        return load(config.model)
+        return load(config.model, delta=config.delta, scale=config.delta_scale)
     except OSError as error:  # what is under the name, and cannot be read
         raise InputError(f"{config.model}: {error}") from error
 

@@ -165,9 +165,14 @@ class Batching(Settings):
 
 
 class ServerConfig(Settings):
-    """Everything a server can be told; port 0 lets the system choose one. `riva`: speak NVIDIA Riva's recognition protocol too."""
+    """Everything a server can be told; port 0 lets the system choose one. `riva`: speak NVIDIA Riva's recognition protocol too.
+
+    `delta` is a file that tuning, merging or editing left, made for `model`, whose weights then have moved by `delta_scale` times of it.
+    """
 
     model: str = "embedded:ctc"
+    delta: Path | None = None
+    delta_scale: float = Field(default=1.0, allow_inf_nan=False)
     host: str = "127.0.0.1"
     port: int = Field(default=50051, ge=0, le=65535)
     threads: int = Field(default=1, ge=1)

@@ -43,7 +43,7 @@ class Server:
         self._credentials, tenancy = credentials(config.security, config.host), Tenancy(config)
         self.config = config
         self.port = config.port
-        model, ear = model or asrlife.load(config.model), Silero().ear
+        model, ear = model or asrlife.load(config.model, delta=config.delta, scale=config.delta_scale), Silero().ear
         self.operations = Operations(config)
         observe = self.operations.metrics.observe
         self.engine = Engine(model, config.batching, config.limits.queued_jobs, config.threads, observe)
@@ -125,7 +125,8 @@ async def _serve(config: ServerConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    print(f"asrlife: {config.model} on {config.host}:{server.port}", flush=True)
+    moved = "" if config.delta is None else f" with {config.delta}"
+    print(f"asrlife: {config.model}{moved} on {config.host}:{server.port}", flush=True)
     if server.site is not None:
         print(f"asrlife: live page at {server.site.address}", flush=True)
     await stopping.wait()

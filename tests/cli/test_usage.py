@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-COMMANDS = ["transcribe", "evaluate", "serve", "stream", "synthesize", "recipe list", "recipe run", "info", "demo", "evidence", "repair"]
+COMMANDS = ["transcribe", "evaluate", "serve", "stream", "synthesize", "recipe list", "recipe run", "info", "demo", "tune", "evidence"]
+COMMANDS += ["repair"]
 COMMANDS += [f"state {verb}" for verb in ("get", "reset", "delete", "export", "import")]
 
 
