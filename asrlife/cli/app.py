@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import asrlife
-from asrlife.cli import console, delta, demo, evaluate, info, merge, recipe, serve, state, stream, synthesize, text, transcribe
+from asrlife.cli import console, delta, demo, evaluate, info, merge, recipe, serve, state, stream, synthesize, text, texts, transcribe
 from asrlife.errors import InputError
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's UsageError, wherever this typer keeps its click
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (transcribe, evaluate, serve, stream, synthesize, info, demo, merge):
+for command in (transcribe, evaluate, serve, stream, texts, synthesize, info, demo, merge):
     app.command()(getattr(command, command.__name__.rpartition(".")[2]))
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(state.app, name="state")

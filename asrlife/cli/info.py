@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asrlife.cli import console
+from asrlife.cli.info_voices import tell_voices
 from asrlife.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="embedded:ctc, embedded:whisper, a local folder or file, or a hub id; or: methods.")],
+    model: Annotated[str, typer.Argument(help="embedded:ctc, embedded:whisper, a local folder or file, or a hub id; or: methods, voices.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is, what it can do, and what adapting it costs in memory.
 
-    `asrlife info methods` lists the adaptation methods with their settings.
+    `asrlife info methods` lists the adaptation methods with their settings,
+    `asrlife info voices` what `asrlife synthesize --voice` can name.
 
     Example: asrlife info embedded:ctc
     """
     if model == "methods":
         _tell_methods(as_json)
+        return
+    if model == "voices":
+        tell_voices(as_json)
         return
     with console.results_only():
         from asrlife.models.load import load

@@ -20,6 +20,19 @@ def interval(counts: Sequence[Counts], samples: int = 1000, seed: int = 0) -> tu
     return _bounds(draws @ errors, draws @ words)
 
 
+def ratio_interval(parts: Sequence[float], wholes: Sequence[float], samples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of sum(parts) / sum(wholes), the two given by utterance, as `interval` draws them.
+
+    Raises InputError where the two differ in length or the wholes are all 0.
+    """
+    if len(parts) != len(wholes):
+        raise InputError(f"{len(parts)} parts of {len(wholes)} wholes; give both for each utterance")
+    if not sum(wholes):
+        raise InputError("there is nothing to divide by, so that there is no ratio; give utterances that count")
+    draws = _draws(len(parts), samples, seed)
+    return _bounds(draws @ np.array(parts, float), draws @ np.array(wholes, float))
+
+
 def paired(a: Sequence[Counts], b: Sequence[Counts], samples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """WER of `b` minus WER of `a` (below 0: `b` is better) and its 95 % interval; both draw the same utterances.
 
