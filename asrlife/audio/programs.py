@@ -27,10 +27,13 @@ def has_festival() -> bool:
 
 
 def festival_voices() -> tuple[str, ...]:
-    """The voices that festival itself lists, sorted; none where it is not installed."""
+    """The voices that festival itself lists, sorted; none where it is not installed, or not whole."""
     if not has_festival():
         return ()
-    listed = _LISTED.search(_run(["festival", "-b", "(print (voice.list))"], "festival"))
+    try:
+        listed = _LISTED.search(_run(["festival", "-b", "(print (voice.list))"], "festival"))
+    except InputError:
+        return ()
     return tuple(sorted(listed[1].split())) if listed else ()
 
 
@@ -44,8 +47,8 @@ def festival(text: str, voice: str = "kal_diphone", prosody: Prosody = Prosody()
     if not re.fullmatch(r"\w+", voice):  # it becomes a part of a program in Scheme
         raise InputError(f"festival has no voice {voice!r}; see `asrlife info voices`")
     hertz = 75 + 1.6 * prosody.pitch
-    setup = f"(voice_{voice}) (Parameter.set 'Duration_Stretch {165 / prosody.words_per_minute:.3f})"
-    setup += f" (set! int_lr_params '((target_f0_mean {hertz:.1f}) (target_f0_std 15) (model_f0_mean 170) (model_f0_std 34)))"
+    setup = f"(begin (voice_{voice}) (Parameter.set 'Duration_Stretch {165 / prosody.words_per_minute:.3f})"
+    setup += f" (set! int_lr_params '((target_f0_mean {hertz:.1f}) (target_f0_std 15) (model_f0_mean 170) (model_f0_std 34))))"
     with tempfile.TemporaryDirectory() as folder:
         said, out = Path(folder) / "said.txt", Path(folder) / "speech.wav"
         said.write_text(text, encoding="latin-1", errors="replace")  # festival reads Latin 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,12 @@ def render(made: Made, wish: Wish) -> str:
     failed = {plan for plan, _ in made.failures}
     good = [plan for plan in made.plans if plan not in failed]
     shown = good if len(good) <= MOST else [good[place * len(good) // MOST] for place in range(MOST)]
+    rows = (json.loads(line) for line in made.manifest.read_text(encoding="utf-8").splitlines())
+    seconds = {row["id"]: row["duration"] for row in rows}
     noted = sorted((fate for fate in made.prepared.fates if fate.verdict != "used"), key=lambda fate: fate.verdict != "left out")
     return environment.get_template("listen.html.j2").render(
         title=wish.text.name,
-        clips=[_clip(plan) for plan in shown],
+        clips=[_clip(plan, seconds[plan.name]) for plan in shown],
         total=len(good),
         counts=made.prepared.counts(),
         voices=Counter(plan.voice for plan in good).most_common(),
@@ -37,14 +40,14 @@ def render(made: Made, wish: Wish) -> str:
     )
 
 
-def _clip(plan: Reading) -> dict[str, Any]:
+def _clip(plan: Reading, seconds: float) -> dict[str, Any]:
     return {
         "id": plan.name,
         "file": plan.file,
         "words": _marked(plan),
         "said": plan.said,
         "voice": plan.voice,
-        "prosody": f"{plan.prosody.words_per_minute} words/min, pitch {plan.prosody.pitch}",
+        "prosody": f"{seconds:.1f} s, {plan.prosody.words_per_minute} words/min, pitch {plan.prosody.pitch}",
         "changed": plan.augmentation.name if plan.augmentation.to_json() else "",
     }
 

@@ -17,7 +17,7 @@ from asrlife.data.augmentation import Augmentation, drawn
 from asrlife.errors import InputError
 from asrlife.files import atomic
 from asrlife.models.speaking import ALL_ENGINES
-from asrlife.recipe.reading import is_whole, read_one, start, stale
+from asrlife.recipe.reading import read_one, stale, start
 from asrlife.text.entity import Entity
 from asrlife.text.prepare import Sentence
 
@@ -168,6 +168,3 @@ def _row(plan: Reading, seconds: float) -> dict[str, Any]:
     more = {"said": plan.said, "augmentation": plan.augmentation.to_json(), "line": plan.line}
     more["entities"] = [entity.to_json() for entity in plan.entities]
     return row | {key: value for key, value in more.items() if value}
-
-
-__all__ = ["MANIFEST", "VOICES", "Diversity", "Reading", "check_voices", "is_whole", "read_aloud", "readings"]

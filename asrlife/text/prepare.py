@@ -125,8 +125,8 @@ def _aloud(part: str, account: _Account) -> list[str]:
     """A sentence as it is said, in pieces that are short enough."""
     aloud = spoken(part, account.rules.language)
     account.note(["numbers and units written out"] if aloud != part else [])
-    clean = " ".join(_SILENT.sub(" ", aloud).split())
-    account.note(["symbols without a reading left out"] if clean != aloud else [])
+    account.note(["symbols without a reading left out"] if _SILENT.search(aloud) else [])
+    clean = re.sub(r" (?=[.,;:?!])", "", " ".join(_SILENT.sub(" ", aloud).split()))
     if re.search(r"\d", clean):
         account.lost[f"holds digits that have no reading here ({clean[:40]!r})"] = None
         return []
