@@ -133,11 +133,11 @@ def _speech_t5(name: str) -> tuple[Any, Any, Any, torch.Tensor]:
         raise InputError(f"speecht5:{name}: {absent}")
     model, _, chosen = name.partition("#")
     folder = _folder(model, "speecht5", ("*.json", "*.safetensors", "*.model", *_SPEAKERS))
+    module, processor = read_weights(folder, SpeechT5ForTextToSpeech), _processor(folder, SpeechT5Processor)
+    speakers = _speakers(folder, chosen, int(module.config.speaker_embedding_dim))
     beside = folder / "vocoder"
-    vocoder = beside if beside.is_dir() else _folder(VOCODER, f"speecht5:{model}, whose folder has no vocoder", ("*.json", "*.safetensors"))
-    module = read_weights(folder, SpeechT5ForTextToSpeech)
-    made = module, read_weights(vocoder, SpeechT5HifiGan), _processor(folder, SpeechT5Processor)
-    return *made, _speakers(folder, chosen, int(module.config.speaker_embedding_dim))
+    vocoder = beside if beside.is_dir() else _folder(VOCODER, f"speecht5:{model}, which has no folder vocoder", ("*.json", "*.safetensors"))
+    return module, read_weights(vocoder, SpeechT5HifiGan), processor, speakers
 
 
 @lru_cache(maxsize=2)
