@@ -92,11 +92,13 @@ class Bark:
             raise InputError(f"bark:{name}: no preset {preset!r}; known: {', '.join(known[:8]) or 'none, the model has no presets'}")
 
     def say(self, text: str, name: str, prosody: Prosody, seed: int) -> tuple[np.ndarray, int]:
-        """Speak; every token is drawn, so that the seed is heard."""
+        """Speak; tokens are drawn where the model's generation_config.json says so, and then the seed is heard."""
+        from asrlife.models.checkpoint import quiet
+
         model, _, preset = name.partition("#")
         module, processor = _bark(model)
-        with seeded(seed):
-            spoken = module.generate(**processor(text, voice_preset=preset or None), do_sample=True)
+        with quiet(), seeded(seed):
+            spoken = module.generate(**processor(text, voice_preset=preset or None))
         return spoken[0].float().numpy(), int(module.generation_config.sample_rate)
 
 
@@ -116,7 +118,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Draw from `seed` and leave torch's own generator as it was."""
     import torch
 
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         yield
 
@@ -133,11 +135,13 @@ def _speech_t5(name: str) -> tuple[Any, Any, Any, torch.Tensor]:
         raise InputError(f"speecht5:{name}: {absent}")
     model, _, chosen = name.partition("#")
     folder = _folder(model, "speecht5", ("*.json", "*.safetensors", "*.model", *_SPEAKERS))
-    module, processor = read_weights(folder, SpeechT5ForTextToSpeech), _processor(folder, SpeechT5Processor)
+    with seeded(0):  # a network draws its first weights before it reads others
+        module, processor = read_weights(folder, SpeechT5ForTextToSpeech), _processor(folder, SpeechT5Processor)
     speakers = _speakers(folder, chosen, int(module.config.speaker_embedding_dim))
     beside = folder / "vocoder"
     vocoder = beside if beside.is_dir() else _folder(VOCODER, f"speecht5:{model}, which has no folder vocoder", ("*.json", "*.safetensors"))
-    return module, read_weights(vocoder, SpeechT5HifiGan), processor, speakers
+    with seeded(0):
+        return module, read_weights(vocoder, SpeechT5HifiGan), processor, speakers
 
 
 @lru_cache(maxsize=2)
@@ -148,7 +152,8 @@ def _bark(model: str) -> tuple[Any, Any]:
     from asrlife.models.checkpoint import read_weights
 
     folder = _folder(model, "bark", ("*.json", "*.safetensors", "*.txt", "speaker_embeddings/*"))
-    return read_weights(folder, BarkModel), _processor(folder, BarkProcessor)
+    with seeded(0):
+        return read_weights(folder, BarkModel), _processor(folder, BarkProcessor)
 
 
 def _folder(model: str, engine: str, files: tuple[str, ...]) -> Path:

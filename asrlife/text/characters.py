@@ -17,7 +17,7 @@ _TYPOGRAPHY = str.maketrans(
     }
 )
 _EMOJI = re.compile(
-    "[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2300-\u23ff\u25a0-\u25ff\u2190-\u21ff\U0001f000-\U0001f2ff]"
+    "(?:[\U0001f1e6-\U0001f1ff]{2}|[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2300-\u23ff\u25a0-\u25ff\u2190-\u21ff\U0001f000-\U0001f2ff])"
     "[\ufe0e\ufe0f\u200d\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]*"
 )
 _COMPATIBLE = ("FULLWIDTH", "MATHEMATICAL", "LATIN SMALL LIGATURE", "HALFWIDTH")  # other shapes of plain letters and digits

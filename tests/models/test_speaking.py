@@ -53,7 +53,6 @@ def speech_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Bark of one layer each, with one voice."""
     from transformers import BarkConfig, BarkModel, BarkProcessor, EncodecConfig
-    from transformers.models.bark.generation_configuration_bark import BarkGenerationConfig
 
     folder = tmp_path_factory.mktemp("bark")
     small = {"num_layers": 1, "num_heads": 2, "hidden_size": 16, "block_size": 64, "bias": False}
@@ -62,20 +61,23 @@ def bark(tmp_path_factory: pytest.TempPathFactory) -> Path:
         coarse_acoustics_config={**small, "input_vocab_size": 60, "output_vocab_size": 60},
         fine_acoustics_config={**small, "input_vocab_size": 17, "output_vocab_size": 17, "n_codes_total": 4, "n_codes_given": 1},
         codec_config=EncodecConfig(codebook_size=16, codebook_dim=8, hidden_size=8, num_filters=2, upsampling_ratios=[4, 2],
-                                   target_bandwidths=[30.0], num_lstm_layers=1, sampling_rate=24000, compress=2).to_dict(),
+                                   target_bandwidths=[120.0], num_lstm_layers=1, sampling_rate=24000, compress=2).to_dict(),
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         module = BarkModel(config)
-    module.generation_config = BarkGenerationConfig(
-        semantic_config={"eos_token_id": 29, "max_new_tokens": 6, "text_encoding_offset": 30, "text_pad_token": 130,
-                         "semantic_infer_token": 131, "semantic_vocab_size": 20, "max_input_semantic_length": 16, "do_sample": True},
-        coarse_acoustics_config={"coarse_semantic_pad_token": 56, "coarse_rate_hz": 75, "n_coarse_codebooks": 2, "coarse_infer_token": 57,
-                                 "max_coarse_input_length": 16, "max_coarse_history": 16, "sliding_window_len": 8, "do_sample": True},
-        fine_acoustics_config={"max_fine_history_length": 16, "max_fine_input_length": 32, "n_fine_codebooks": 4},
-        sample_rate=24000, codebook_size=16,
-    )  # fmt: skip
     module.save_pretrained(folder)
+    generation = {
+        "semantic_config": {"eos_token_id": 29, "max_new_tokens": 6, "text_encoding_offset": 30, "text_pad_token": 130,
+                            "semantic_infer_token": 131, "semantic_vocab_size": 20, "max_input_semantic_length": 16,
+                            "do_sample": True},
+        "coarse_acoustics_config": {"coarse_semantic_pad_token": 56, "coarse_rate_hz": 75, "n_coarse_codebooks": 2,
+                                    "coarse_infer_token": 57, "max_coarse_input_length": 16, "max_coarse_history": 16,
+                                    "sliding_window_len": 8, "do_sample": True},
+        "fine_acoustics_config": {"max_fine_history_length": 16, "max_fine_input_length": 32, "n_fine_codebooks": 4},
+        "sample_rate": 24000, "codebook_size": 16, "model_type": "bark",
+    }  # fmt: skip
+    (folder / "generation_config.json").write_text(json.dumps(generation))
     from transformers import BertTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS.split()]
@@ -96,14 +98,14 @@ def test_a_network_speaks_the_same_for_the_same_seed(kind: str, request: pytest.
     voice = f"{kind}:{request.getfixturevalue('speech_t5' if kind == 'speecht5' else kind)}"
     before = torch.random.get_rng_state()
     first, again, other = (speak("the lazy dog", voice, seed=seed) for seed in (1, 1, 2))
-    assert first.rate == 16_000 and first.duration > 0.001
+    assert first.rate == 16_000 and len(first.samples)
     assert np.array_equal(first.samples, again.samples)
     assert first.samples.tobytes() != other.samples.tobytes()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_bark_takes_its_own_voices_alone(bark: Path) -> None:
-    assert speak("the lazy dog", f"bark:{bark}#v2/one").duration > 0.001
+    assert speak("the lazy dog", f"bark:{bark}#v2/one").samples.any()
     with pytest.raises(InputError, match=r"no preset 'v2/two'; known: v2/one"):
         ALL_ENGINES["bark"].check(f"{bark}#v2/two")
 
