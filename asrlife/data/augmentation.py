@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from asrlife.audio.noise import room as make_room
 from asrlife.audio.waveform import Waveform
-from asrlife.data.condition import NOISES, ROOMS, made_noise, made_room, recording
+from asrlife.data.condition import NOISES, ROOMS, made_noise, recording
 from asrlife.errors import InputError
 
 KINDS = ("speed", "noise", "reverb", "codec")
 CODECS = {"ulaw": ("WAV", "ULAW"), "mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}  # SpeechBrain's
 _SPEEDS = (0.9, 0.95, 1.05, 1.1)
 _SNR_DB = (5, 25)
-_BEDS = 3  # seeds of made noises and rooms; each costs a worker some time once, and all are kept
 _PEAK = 0.99
 
 
@@ -26,8 +26,8 @@ _PEAK = 0.99
 class Augmentation:
     """What is done to a clip: speed as a factor, a room, noise at an SNR in dB, a codec; in this order, each where it is not None.
 
-    `noise` is one of NOISES or a file or folder of sounds, `room` "room" or a file or folder of impulse responses, both made or drawn
-    by `seed`.
+    `noise` is one of NOISES or a file or folder of sounds, `room` "room" or a file or folder of impulse responses. `seed` makes the room,
+    and draws the file and the excerpt; made noises are a minute each, the same for all clips, as making them takes seconds.
     """
 
     speed: float | None = None
@@ -62,10 +62,10 @@ class Augmentation:
         return Waveform(wave.numpy(), speech.rate)
 
     def _impulse(self, rng: np.random.Generator) -> Waveform:
-        return made_room(self.seed % _BEDS) if self.room in ROOMS else recording(str(self.room), "room", ROOMS, rng)
+        return make_room(rng) if self.room in ROOMS else recording(str(self.room), "room", ROOMS, rng)
 
     def _source(self, rng: np.random.Generator) -> Waveform:
-        return made_noise(str(self.noise), self.seed % _BEDS) if self.noise in NOISES else recording(str(self.noise), "noise", NOISES, rng)
+        return made_noise(str(self.noise), 0) if self.noise in NOISES else recording(str(self.noise), "noise", NOISES, rng)
 
 
 def drawn(kinds: Sequence[str], key: str, noise: str | None = None, room: str | None = None) -> Augmentation:

@@ -82,7 +82,7 @@ class Condition:
     def _reverberant(self, speech: Waveform, rng: np.random.Generator) -> Waveform:
         if self.room is None:
             return speech
-        return add_room(speech, made_room(self.seed) if self.room in ROOMS else recording(self.room, "room", ROOMS, rng))
+        return add_room(speech, _made_room(self.seed) if self.room in ROOMS else recording(self.room, "room", ROOMS, rng))
 
     def _noisy(self, speech: Waveform, excerpts: Excerpts, rng: np.random.Generator) -> Waveform:
         if self.noise is None or self.snr is None:
@@ -130,6 +130,5 @@ def made_noise(kind: str, seed: int) -> Waveform:
 
 
 @lru_cache(maxsize=16)
-def made_room(seed: int) -> Waveform:
-    """The impulse response of a made room at 16 kHz; equal seeds give equal rooms."""
+def _made_room(seed: int) -> Waveform:
     return room(np.random.default_rng(seed))

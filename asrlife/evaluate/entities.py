@@ -131,8 +131,12 @@ def _check(references: Sequence[Reference]) -> None:
         for one in entities:
             if not 0 <= one.start < one.end <= len(words):
                 raise InputError(f"reference {number}: entity {one.text!r} is words {one.start} to {one.end} of {len(words)}: {text!r}")
-            if not _normal(" ".join(words[one.start : one.end])):
+            if not all(map(_pronounced, (form(" ".join(words[one.start : one.end])) for form in (_normal, _plain)))):
                 raise InputError(f"reference {number}: entity {one.text!r} has no words once normalised; do not mark it")
+
+
+def _pronounced(phrase: Phrase) -> bool:
+    return any(character.isalnum() for word in phrase for character in word)
 
 
 def _marked(references: Sequence[Reference], form: Form) -> list[tuple[str, Phrase]]:
