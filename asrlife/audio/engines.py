@@ -115,7 +115,9 @@ class Festival:
     def check(self, name: str) -> None:
         """Raise InputError for a missing program and a voice that it does not list."""
         if self.missing():
-            raise InputError(f"voice 'festival:{name}' needs the program festival, which is not installed; use espeak-ng voices such as en-us+f3")
+            raise InputError(
+                f"voice 'festival:{name}' needs the program festival, which is not installed; use espeak-ng voices such as en-us+f3"
+            )
         if name not in self.names():
             raise InputError(f"unknown voice 'festival:{name}'; {likely(name, self.names())}")
 

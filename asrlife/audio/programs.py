@@ -97,9 +97,9 @@ def _filled(word: str, values: dict[str, str]) -> str:
 
 
 def _run(words: Sequence[str], name: str, fed: str | None = None) -> str:
-    given = {"stdin": subprocess.DEVNULL} if fed is None else {"input": fed.encode()}
+    source = b"" if fed is None else fed.encode()
     try:
-        done = subprocess.run(words, capture_output=True, check=False, timeout=_LONGEST_S, **given)  # type: ignore[call-overload]
+        done = subprocess.run(words, input=source, capture_output=True, check=False, timeout=_LONGEST_S)
     except subprocess.TimeoutExpired as error:
         raise InputError(f"{name}: still at one sentence after {_LONGEST_S:.0f} s; try the command by hand") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the text, which no argument can hold
@@ -108,7 +108,7 @@ def _run(words: Sequence[str], name: str, fed: str | None = None) -> str:
     if done.returncode:
         last = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
         raise InputError(f"{name}: {words[0]!r} failed with exit code {done.returncode} ({last[0][:200]}); try the command by hand")
-    return str(done.stdout.decode(errors="replace"))
+    return done.stdout.decode(errors="replace")
 
 
 def _sound(path: Path, name: str) -> tuple[np.ndarray, int]:

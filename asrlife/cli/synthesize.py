@@ -25,17 +25,23 @@ def synthesize(
         typer.Option(help="A voice, as en-us+f3, 'en-*', flite:slt; repeat it.", show_default="four English ones"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Chooses voice, rate, pitch and augmentation of each clip.")] = 0,
-    clips: Annotated[int, typer.Option(metavar="N", min=1, help="Readings of each sentence, by different voices while there are some.")] = 1,
+    clips: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Readings of each sentence, by different voices while there are some.")
+    ] = 1,
     rate: Annotated[str, typer.Option(metavar="A-B", help="Words a minute, drawn from this range.")] = "140-190",
     pitch: Annotated[str, typer.Option(metavar="A-B", help="Pitch, 0 to 99, drawn from this range.")] = "30-70",
-    augment: Annotated[str, typer.Option(metavar="KINDS", help="all, or some of speed,noise,reverb,codec; each in half of all clips.")] = "",
+    augment: Annotated[
+        str, typer.Option(metavar="KINDS", help="all, or some of speed,noise,reverb,codec; each in half of all clips.")
+    ] = "",
     noise: Annotated[str | None, typer.Option(metavar="PATH", help="Noise to mix in, a file or folder. Default: made noises.")] = None,
     room: Annotated[str | None, typer.Option(metavar="PATH", help="Impulse responses, a file or folder. Default: made rooms.")] = None,
     column: Annotated[str | None, typer.Option(metavar="NAME", help="The column of a table. Default: text, or the only one.")] = None,
     key: Annotated[str | None, typer.Option(metavar="NAME", help="The key of JSONL rows. Default: text.")] = None,
     language: Annotated[str, typer.Option(metavar="CODE", help="Language of the text: how numbers are said, which script it has.")] = "en",
     longest: Annotated[int, typer.Option(metavar="N", min=20, help="Characters of a sentence at most; longer ones are cut.")] = 200,
-    model: Annotated[str | None, typer.Option(help="Keep transcripts to the letters of this recogniser; tell what it cannot spell.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Keep transcripts to the letters of this recogniser; tell what it cannot spell.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N sentences.")] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes. Default: one for each core.")] = None,
     as_json: AsJson = False,

@@ -68,7 +68,9 @@ def entity_recall(references: Sequence[Reference], hypotheses: Sequence[str], sa
     if len(references) != len(hypotheses):
         raise InputError(f"{len(references)} references and {len(hypotheses)} hypotheses; give one hypothesis for each reference")
     _check(references)
-    lexica = {form: frozenset(phrase for _, phrase in _marked(references, form)) for form in (_normal, _plain)}
+    lexica: dict[Form, frozenset[Phrase]] = {
+        form: frozenset(phrase for _, phrase in _marked(references, form)) for form in (_normal, _plain)
+    }
     rows = [_row(reference, heard, lexica) for reference, heard in zip(references, hypotheses, strict=True)]
     labels = {}
     for label in sorted({label for row in rows for label, _ in row.marked}):
@@ -110,9 +112,9 @@ class _Row:
 
 
 def _row(reference: Reference, heard: str, lexica: dict[Form, frozenset[Phrase]]) -> _Row:
-    for form in lexica:  # the last one, plain words, stands in any case
-        marked, said = Counter(_marked([reference], form)), _phrases(form(reference[0]), lexica[form])
-        found = _Row(marked, said, _phrases(form(heard), lexica[form]))
+    for form, lexicon in lexica.items():  # the last one, plain words, stands in any case
+        marked, said = Counter(_marked([reference], form)), _phrases(form(reference[0]), lexicon)
+        found = _Row(marked, said, _phrases(form(heard), lexicon))
         if not found.own() - said:
             break
     return found

@@ -58,7 +58,9 @@ class SpeechT5:
         ids = processor(text=text, return_tensors="pt")["input_ids"]
         most = int(module.config.max_text_positions)
         if ids.shape[1] > most:
-            raise InputError(f"speecht5:{name}: the text has {ids.shape[1]} letters, the model reads {most}; cut it, as in --longest {most - 50}")
+            raise InputError(
+                f"speecht5:{name}: the text has {ids.shape[1]} letters, the model reads {most}; cut it, as in --longest {most - 50}"
+            )
         with seeded(seed):
             speaker = speakers[int(torch.randint(len(speakers), ()))]
             spoken = module.generate_speech(ids, speaker[None], vocoder=vocoder)
@@ -136,7 +138,8 @@ def _speech_t5(name: str) -> tuple[Any, Any, Any, torch.Tensor]:
     model, _, chosen = name.partition("#")
     folder = _folder(model, "speecht5", ("*.json", "*.safetensors", "*.model", *_SPEAKERS))
     with seeded(0):  # a network draws its first weights before it reads others
-        module, processor = read_weights(folder, SpeechT5ForTextToSpeech), _processor(folder, SpeechT5Processor)
+        module: Any = read_weights(folder, SpeechT5ForTextToSpeech)
+        processor = _processor(folder, SpeechT5Processor)
     speakers = _speakers(folder, chosen, int(module.config.speaker_embedding_dim))
     beside = folder / "vocoder"
     vocoder = beside if beside.is_dir() else _folder(VOCODER, f"speecht5:{model}, which has no folder vocoder", ("*.json", "*.safetensors"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from asrlife.audio.engines import expanded
 from asrlife.data.augmentation import check
+from asrlife.data.condition import NOISES, ROOMS, sounds
 from asrlife.errors import InputError
 from asrlife.files import atomic
 from asrlife.recipe.registry import Bar
@@ -73,6 +74,9 @@ def synthesise(wish: Wish, bar: Bar) -> Made:
     voices = expanded(wish.voices)
     check_voices(voices)
     check(wish.diversity.augment)
+    for kind, name, made_ones in (("noise", wish.diversity.noise, NOISES), ("room", wish.diversity.room, ROOMS)):
+        if name is not None and name not in made_ones:
+            sounds(name, kind, made_ones)
     rules = wish.rules if wish.model is None else replace(wish.rules, alphabet=alphabet(wish.model))
     with bar("preparing text", len(lines)) as advance:
         prepared = prepare(lines, rules, advance)

@@ -165,6 +165,6 @@ def _one_thread() -> Iterator[None]:
 def _row(plan: Reading, seconds: float) -> dict[str, Any]:
     row: dict[str, Any] = {"id": plan.name, "audio": plan.file, "text": plan.text, "speaker": plan.voice, "origin": "synthetic"}
     row |= {"duration": round(seconds, 4), "words_per_minute": plan.prosody.words_per_minute, "pitch": plan.prosody.pitch}
-    more = {"said": plan.said, "augmentation": plan.augmentation.to_json(), "line": plan.line}
-    more["entities"] = [entity.to_json() for entity in plan.entities]
+    more: dict[str, Any] = {"said": plan.said, "augmentation": plan.augmentation.to_json(), "line": plan.line}
+    more |= {"entities": [entity.to_json() for entity in plan.entities]}
     return row | {key: value for key, value in more.items() if value}

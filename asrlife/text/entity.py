@@ -43,9 +43,11 @@ def located(text: str, wanted: Sequence[tuple[str, str]]) -> tuple[Entity, ...]:
 
 
 def read_entities(rows: Any, text: str, where: str) -> tuple[Entity, ...]:
-    """Entities from a manifest's "entities", a list of objects with "label", "text", "start" and "end"; InputError beginning with `where`."""
+    """Entities of a manifest's row, a list of objects with "label", "text", "start" and "end"; InputError begins with `where`."""
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-        raise InputError(f'{where}: "entities" is no list of objects; write [{{"label": "drug", "text": "warfarin", "start": 1, "end": 2}}]')
+        raise InputError(
+            f'{where}: "entities" is no list of objects; write [{{"label": "drug", "text": "warfarin", "start": 1, "end": 2}}]'
+        )
     return tuple(_entity(row, len(text.split()), where) for row in rows)
 
 

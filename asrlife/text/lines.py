@@ -85,7 +85,7 @@ def _table(data: bytes, path: Path, column: str | None) -> Iterator[Line]:
             else:
                 yield _cell(number, row, place, width)
     except csv.Error as error:
-        raise InputError(f"{path}:{start + 1}: broken row ({error}); put text with quotes or separators into quotes, \" doubled") from error
+        raise InputError(f'{path}:{start + 1}: broken row ({error}); put text with quotes or separators into quotes, " doubled') from error
 
 
 def _column(header: list[str], path: Path, column: str | None) -> int:

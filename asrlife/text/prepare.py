@@ -64,7 +64,7 @@ class Prepared:
     def counts(self) -> dict[str, int]:
         """Lines by verdict, and sentences."""
         verdicts: tuple[Verdict, ...] = ("used", "changed", "left out")
-        found = {verdict: sum(fate.verdict == verdict for fate in self.fates) for verdict in verdicts}
+        found: dict[str, int] = {verdict: sum(fate.verdict == verdict for fate in self.fates) for verdict in verdicts}
         return {"lines": len(self.fates), **found, "sentences": len(self.sentences)}
 
     def to_json(self) -> dict[str, Any]:

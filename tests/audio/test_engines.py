@@ -38,7 +38,9 @@ def test_a_command_without_a_place_for_text_reads_it(program: str) -> None:
     assert speak("seven s", f"{program} --out {{out}}").duration == pytest.approx(0.7, abs=0.01)
 
 
-@pytest.mark.parametrize("text", ["a; touch pwned", "$(touch pwned)", "`touch pwned` & 'x' \"y\"", "--out elsewhere", "{out} {seed}", "a\nb"])
+@pytest.mark.parametrize(
+    "text", ["a; touch pwned", "$(touch pwned)", "`touch pwned` & 'x' \"y\"", "--out elsewhere", "{out} {seed}", "a\nb"]
+)
 def test_nothing_in_a_text_is_run_or_filled_in(program: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     log = tmp_path / "log"

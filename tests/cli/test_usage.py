@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-COMMANDS = ["transcribe", "evaluate", "serve", "stream", "synthesize", "recipe list", "recipe run", "info", "demo"]
+COMMANDS = ["transcribe", "evaluate", "serve", "stream", "synthesize", "texts", "recipe list", "recipe run", "info", "demo"]
 COMMANDS += [f"state {verb}" for verb in ("get", "reset", "delete", "export", "import")]
 
 

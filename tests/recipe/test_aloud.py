@@ -62,7 +62,8 @@ def test_every_line_is_in_the_account_and_what_was_made_is_in_the_manifest(notes
 
 def test_the_page_has_a_player_for_each_clip_and_nothing_from_elsewhere(notes: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(
-        json.dumps({"text": "<b>stop</b> warfarin & go", "entities": [{"label": "drug", "text": "warfarin", "start": 1, "end": 2}]}) + "\n\n"
+        json.dumps({"text": "<b>stop</b> warfarin & go", "entities": [{"label": "drug", "text": "warfarin", "start": 1, "end": 2}]})
+        + "\n\n"
     )
     made = synthesise(Wish(tmp_path / "x.jsonl", tmp_path / "out", diversity=Diversity(clips=2, augment=("noise",))), bar)
     page = made.page.read_text()
@@ -136,7 +137,9 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(Corpus.read(tmp_path / "out" / "transcripts.jsonl")) == len(MANY)
     plain = readings(MANY)
     read_aloud(plain, tmp_path / "again")
-    assert {p.name: p.read_bytes() for p in (tmp_path / "again" / "audio").iterdir()} == {p.name: p.read_bytes() for p in audio.glob("*.flac")}
+    assert {p.name: p.read_bytes() for p in (tmp_path / "again" / "audio").iterdir()} == {
+        p.name: p.read_bytes() for p in audio.glob("*.flac")
+    }
 
 
 def test_a_sound_that_was_cut_short_is_made_again_and_old_scraps_go(tmp_path: Path) -> None:
@@ -178,7 +181,9 @@ def test_a_reading_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> No
         ({"text": Path("gone.txt")}, "no such file"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_written(notes: Path, tmp_path: Path, wish: dict[str, object], message: str) -> None:
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    notes: Path, tmp_path: Path, wish: dict[str, object], message: str
+) -> None:
     if "rules" in wish:
         notes.write_text("\n".join(["only english"] * 6))
     with pytest.raises(InputError, match=message):

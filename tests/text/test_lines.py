@@ -44,7 +44,9 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
     assert lines[2].fault.startswith("has 3 columns where the header has 2") and "no UTF-8" in lines[3].fault
 
 
-@pytest.mark.parametrize(("name", "data"), [("a.csv", "text,other\nhello,x\n"), ("a.tsv", "text\tother\nhello\tx\n"), ("a.csv", "only\nhello\n")])
+@pytest.mark.parametrize(
+    ("name", "data"), [("a.csv", "text,other\nhello,x\n"), ("a.tsv", "text\tother\nhello\tx\n"), ("a.csv", "only\nhello\n")]
+)
 def test_the_column_that_is_meant_without_being_named(tmp_path: Path, name: str, data: str) -> None:
     assert [line.text for line in read_lines(written(tmp_path, name, data))] == ["hello"]
 
@@ -56,7 +58,14 @@ def test_rows_of_jsonl_with_their_entities(tmp_path: Path) -> None:
     lines = read_lines(written(tmp_path, "a.jsonl", "\n".join(rows)))
     assert lines[0] == Line(1, "start warfarin", "", (Entity("drug", "warfarin", 1, 2),))
     faults = [line.fault for line in lines[1:]]
-    wanted = ["", "is broken JSON", "is a JSON list, no object", "its keys: 'other'", "no text under the key 'text'", "half a surrogate pair"]
+    wanted = [
+        "",
+        "is broken JSON",
+        "is a JSON list, no object",
+        "its keys: 'other'",
+        "no text under the key 'text'",
+        "half a surrogate pair",
+    ]
     wanted += ["entity 'warfarin' is words 1 to 2 of a sentence of 1", '"entities" is no list of objects']
     assert all(part in fault for part, fault in zip(wanted, faults, strict=True))
 
