@@ -124,7 +124,7 @@ def _of_line(account: _Account) -> list[Sentence]:
 def _aloud(part: str, account: _Account) -> list[str]:
     """A sentence as it is said, in pieces that are short enough."""
     aloud = spoken(part, account.rules.language)
-    account.note(["numbers and units written out"] if aloud != part else [])
+    account.note(["numbers, units and titles written out"] if aloud != part else [])
     account.note(["symbols without a reading left out"] if _SILENT.search(aloud) else [])
     clean = re.sub(r" (?=[.,;:?!])", "", " ".join(_SILENT.sub(" ", aloud).split()))
     if re.search(r"\d", clean):

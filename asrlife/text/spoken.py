@@ -15,12 +15,15 @@ _UNITS = {  # units of medicine that wetext 0.1.8 does not know, after a number
 }  # fmt: skip
 _PER = {"L": "liter", "l": "liter", "dl": "deciliter", "dL": "deciliter", "ml": "milliliter", "h": "hour", "hr": "hour", "min": "minute"}
 _PER |= {"day": "day", "d": "day", "kg": "kilogram", "week": "week", "dose": "dose"}
+_TITLES = {"Dr": "doctor", "Mr": "mister", "Mrs": "missus", "Ms": "miss", "Prof": "professor"}  # as Whisper's normaliser has them
 _HINTS = (
+    *((rf"\b{title}\.(?= [A-Z])", words) for title, words in _TITLES.items()),
+    (r"\bNo\. (?=\d)", "number "),
     (r"\b1(?=,\d{3}\b)", "one 1"),  # wetext says "thousand" for 1,000
     (r"\b(\d{2,3})/(\d{2,3})\b(?!/)", r"\1 over \2"),  # a blood pressure, no fraction
     (r"(\d\.\d+)-(?=\d+\.\d)", r"\1 to "),
     *((rf"(?<=\d)\s*{unit}(?![A-Za-z])", f" {words}") for unit, words in _UNITS.items()),
-    *((rf"(?<=[a-z])/{unit}(?![A-Za-z])", f" per {words}") for unit, words in _PER.items()),
+    *((rf"(\d\s*[A-Za-z]+)/{unit}(?![A-Za-z])", rf"\1 per {words}") for unit, words in _PER.items()),
     (r"(?<=\d)\s*(mg|ml|g|micrograms)/(?=\d)", r" \1 per "),
     (r"<\s*(?=\d)", "less than "), (r">\s*(?=\d)", "more than "), (r"\u2264\s*(?=\d)", "at most "), (r"\u2265\s*(?=\d)", "at least "),
     (r"\u00b1\s*(?=\d)", "plus or minus "),
@@ -40,10 +43,10 @@ def spoken(text: str, language: str = "en") -> str:
     English, Chinese and Japanese; other languages, and what has no reading, keep their digits.
     """
     code = language.partition("-")[0]
+    text = _hinted(text) if code == "en" else text
     if code not in LANGUAGES or not re.search(r"[\d%&$\u20ac\u00a3\u00b0=+@#*\u00bd\u00bc\u00be]", text):
         return text
-    said = _said(_hinted(text) if code == "en" else text, code)
-    return " ".join(said.replace("\\", "").split())
+    return " ".join(_said(text, code).replace("\\", "").split())
 
 
 def _hinted(text: str) -> str:

@@ -49,7 +49,7 @@ def test_lines_that_were_changed_or_left_out_are_a_table_on_standard_error(asrli
     (tmp_path / "t.txt").write_text("take 5 mg\nПривет\nopen the door\n")
     ended = asrlife("synthesize", tmp_path / "t.txt", tmp_path / "out", "--workers", 1)
     assert ended.code == 0 and ended.out == f"{tmp_path / 'out' / 'transcripts.jsonl'}\n"
-    assert "3 lines: 1 used, 1 changed, 1 left out" in ended.err and "numbers and units written" in ended.err and "Cyrillic" in ended.err
+    assert "3 lines: 1 used, 1 changed, 1 left out" in ended.err and "numbers, units and" in ended.err and "Cyrillic" in ended.err
     assert f"listen: {tmp_path / 'out' / 'listen.html'}" in ended.err.replace("\n", "")
 
 

@@ -40,7 +40,10 @@ def fate(text: str, rules: Rules = Rules()) -> Fate:
         ("on March 3, 2021", "on the third of march, twenty twenty one"),
         ("SpO2 < 94%", "SpO two less than ninety four percent"),
         ("10-20 mg", "ten to twenty milligrams"),
+        ("0.5 ml/h and and/or n/d", "zero point five milliliters per hour and and/or n/d"),
         ("at 8:30", "at eight thirty"),
+        ("Dr. Smith and Mrs. Roe saw No. 5", "doctor Smith and missus Roe saw number five"),
+        ("Dr. Smith left", "doctor Smith left"),
         ("nothing to do here", "nothing to do here"),
     ],
 )
@@ -55,6 +58,13 @@ def test_what_the_library_gives_up_on_is_spelt_digit_by_digit() -> None:
 def test_other_languages_keep_their_digits_and_are_told() -> None:
     assert spoken("5 Tabletten", "de") == "5 Tabletten"
     assert fate("5 Tabletten am Tag", Rules("de")).why == ("holds digits that have no reading here ('5 Tabletten am Tag')",)
+
+
+def test_chinese_sentences_end_with_their_own_stop() -> None:
+    assert [s.said for s in prepared("\u4f60\u597d\u3002\u518d\u89c1\u3002", rules=Rules("zh")).sentences] == [
+        "\u4f60\u597d.",
+        "\u518d\u89c1.",
+    ]
 
 
 def test_abbreviations_end_no_sentence() -> None:
