@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Made:
             "voices": sorted({plan.voice for plan in good}),
             "augmented": sum(bool(plan.augmentation.to_json()) for plan in good),
             "text": self.prepared.counts(),
-            "failed": [{"id": plan.name, "line": plan.line, "why": why} for plan, why in self.failures],
+            "failed": _failed(self.failures),
         }
 
 
@@ -79,14 +80,15 @@ def synthesise(wish: Wish, bar: Bar) -> Made:
             sounds(name, kind, made_ones)
     rules = wish.rules if wish.model is None else replace(wish.rules, alphabet=alphabet(wish.model))
     with bar("preparing text", len(lines)) as advance:
-        prepared = prepare(lines, rules, advance)
+        prepared = prepare(lines, rules, advance).limited(wish.most)
     if not prepared.sentences:
         raise InputError(f"{wish.text}: no line can be read aloud: {_causes(prepared)}")
-    plans = readings(prepared.sentences[: wish.most], voices, wish.seed, wish.diversity)
+    plans = readings(prepared.sentences, voices, wish.seed, wish.diversity)
     _write_account(prepared, wish.out)
     failures: list[tuple[Reading, str]] = []
     with bar("reading aloud", len(plans)) as advance:
         manifest = read_aloud(plans, wish.out, advance, wish.workers, lambda plan, why: failures.append((plan, why)))
+    _write_account(prepared, wish.out, failures)
     if len(failures) == len(plans):
         raise InputError(f"no reading succeeded; the first: {failures[0][1]}")
     return _paged(Made(manifest, wish.out / PAGE, prepared, tuple(plans), tuple(failures)), wish)
@@ -105,9 +107,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_account(prepared: Prepared, out: Path) -> None:
+def _failed(failures: Sequence[tuple[Reading, str]]) -> list[dict[str, Any]]:
+    return [{"id": plan.name, "line": plan.line, "voice": plan.voice, "why": why} for plan, why in failures]
+
+
+def _write_account(prepared: Prepared, out: Path, failures: Sequence[tuple[Reading, str]] = ()) -> None:
     with atomic(out / ACCOUNT, "w") as file:
-        json.dump(prepared.to_json(), file, ensure_ascii=False, indent=1)
+        json.dump({**prepared.to_json(), "failed": _failed(failures)}, file, ensure_ascii=False, indent=1)
         file.write("\n")
     with atomic(out / TABLE, "w") as file:
         file.write("line\tverdict\tsentences\twhy\ttext\n")

@@ -140,11 +140,15 @@ def _read(plans: Sequence[Reading], folder: Path, workers: int) -> Iterator[tupl
             yield from map(read_one, jobs)
         return
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     pool = ProcessPoolExecutor(workers, get_context("spawn"), start)
     try:
         yield from pool.map(read_one, jobs, chunksize=8)
+    except BrokenProcessPool as error:
+        fix = "run it again, with fewer --workers if memory is short: what is whole is kept"
+        raise InputError(f"a process that read aloud was ended from outside; {fix}") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

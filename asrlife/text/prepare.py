@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from asrlife.text.characters import foreign, greek_spelt, readable
@@ -60,6 +61,14 @@ class Prepared:
 
     sentences: tuple[Sentence, ...]
     fates: tuple[Fate, ...]
+
+    def limited(self, most: int | None) -> Prepared:
+        """The first `most` sentences, and the lines after them left out; None: all."""
+        if most is None or len(self.sentences) <= most:
+            return self
+        kept, why = Counter(sentence.line for sentence in self.sentences[:most]), f"comes after the first {most} sentences"
+        fates = (fate if fate.sentences == kept[fate.line] else _shortened(fate, kept[fate.line], why) for fate in self.fates)
+        return Prepared(self.sentences[:most], tuple(fates))
 
     def counts(self) -> dict[str, int]:
         """Lines by verdict, and sentences."""
@@ -178,6 +187,10 @@ def _is_new(sentence: Sentence, seen: dict[tuple[str, ...], int], account: _Acco
         return False
     seen[key] = sentence.line
     return True
+
+
+def _shortened(fate: Fate, kept: int, why: str) -> Fate:
+    return replace(fate, verdict="changed" if kept else "left out", why=(*fate.why, why) if kept else (why,), sentences=kept)
 
 
 def _because(changes: Sequence[str]) -> str:

@@ -28,6 +28,19 @@ from asrlife.text.prepare import Rules, Sentence
 NOTES = "Give 5 mg of warfarin.\n\n🙂\nПривет\ngive five milligrams of warfarin\nBP is 120/80. He feels well.\n"
 RATE = 16_000
 WORDS = "red green blue white grey pink brown black".split()
+PICKY = """
+import sys, wave
+if "two" in sys.argv[1]:
+    sys.exit("no two")
+with wave.open(sys.argv[2], "wb") as file:
+    file.setparams((1, 2, 16000, 0, "NONE", ""))
+    file.writeframes(b"\\x00\\x10\\x00\\xf0" * 4000)
+"""
+DEADLY = """
+import os, pathlib, signal
+if b"multiprocessing" in pathlib.Path(f"/proc/{os.getppid()}/cmdline").read_bytes():
+    os.kill(os.getppid(), signal.SIGKILL)
+"""
 MANY = [f"{a} {b} light" for a in WORDS for b in WORDS if a != b]
 
 
@@ -58,6 +71,21 @@ def test_every_line_is_in_the_account_and_what_was_made_is_in_the_manifest(notes
     table = (tmp_path / "out" / "lines.tsv").read_text().splitlines()
     assert len(table) == 7 and table[4] == "4\tleft out\t0\tCyrillic letters (6 of 6, such as 'П')\tПривет"
     assert made.to_json()["text"] == {"lines": 6, "used": 0, "changed": 2, "left out": 4, "sentences": 3}
+
+
+def test_a_limit_and_readings_that_fail_are_in_the_account(tmp_path: Path) -> None:
+    (tmp_path / "four.txt").write_text("one\ntwo. three.\nfour\n")
+    (tmp_path / "picky.py").write_text(PICKY)
+    voice = f"command:{sys.executable} {tmp_path / 'picky.py'} {{text}} {{out}}"
+    made = synthesise(Wish(tmp_path / "four.txt", tmp_path / "out", (voice,), most=2), bar)
+    account = json.loads((tmp_path / "out" / "lines.json").read_text())
+    assert [(f["line"], f["verdict"], f["sentences"]) for f in account["fates"]] == [(1, "used", 1), (2, "changed", 1), (3, "left out", 0)]
+    assert account["fates"][2]["why"] == ["comes after the first 2 sentences"]
+    assert [(one["line"], "no two" in one["why"]) for one in account["failed"]] == [(2, True)]
+    assert [u.text for u in Corpus.read(made.manifest)] == ["one"] and "no two" in made.page.read_text()
+    (tmp_path / "four.txt").write_text("two\n")
+    with pytest.raises(InputError, match="no reading succeeded; the first: command:.*no two"):
+        synthesise(Wish(tmp_path / "four.txt", tmp_path / "out", (voice,)), bar)
 
 
 def test_the_page_has_a_player_for_each_clip_and_nothing_from_elsewhere(notes: Path, tmp_path: Path) -> None:
@@ -140,6 +168,14 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in (tmp_path / "again" / "audio").iterdir()} == {
         p.name: p.read_bytes() for p in audio.glob("*.flac")
     }
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    plans = readings(MANY[:30], [f"command:{sys.executable} {tmp_path / 'deadly.py'} {{out}}"])
+    with pytest.raises(InputError, match="was ended from outside; run it again, with fewer --workers"):
+        read_aloud(plans, tmp_path / "out", workers=2)
 
 
 def test_a_sound_that_was_cut_short_is_made_again_and_old_scraps_go(tmp_path: Path) -> None:
