@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,8 +132,15 @@ def _coded(wave: Any, rate: int, codec: str) -> Any:
 
 @cache
 def _codec(rate: int) -> Any:
-    try:
-        from speechbrain.augment.codec import CodecAugment
-    except ImportError as error:
-        raise InputError("the augmentation codec needs SpeechBrain; pip install 'asrlife[speechbrain]', or leave codec out") from error
-    return CodecAugment(rate)
+    """SpeechBrain's codecs, from their file alone.
+
+    Importing the package takes seconds, and the lazy modules it leaves in sys.modules fail whoever looks through them.
+    """
+    package = find_spec("speechbrain")
+    file = Path(next(iter(package.submodule_search_locations or [""]))) / "augment" / "codec.py" if package else Path()
+    spec = spec_from_file_location("asrlife_speechbrain_codec", file) if file.is_file() else None
+    if spec is None or spec.loader is None:
+        raise InputError("the augmentation codec needs SpeechBrain; pip install 'asrlife[speechbrain]', or leave codec out")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.CodecAugment(rate)
