@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from asrlife.cli import console, operands
 from asrlife.cli.merge_file import merge_file
+from asrlife.cli.merge_search import Asked
+from asrlife.cli.merge_sum import merge_sum
 from asrlife.cli.operands import Dtype, Layers, Match, Roles, Without
 from asrlife.cli.options import AsJson
-
-if TYPE_CHECKING:
-    from asrlife.delta.arithmetic import Combination
 
 
 def merge(
@@ -23,6 +21,18 @@ def merge(
     ] = None,
     expr: Annotated[str, typer.Option("--expr", help="Sums, differences and multiples of names.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of the new model, or a .safetensors file; nothing may be there yet.")] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=LOW:HIGH", help="Choose this setting by measuring merges on --data. Repeat it for several."),
+    ] = None,
+    no_search: Annotated[
+        bool, typer.Option("--no-search", help="Merge at CONFIG.yaml's own settings, whatever its key search says.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="What --search measures on: a JSONL manifest, or text for a language model.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of --data; dev where it has splits. Never test.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N items of --data.")] = None,
+    metric: Annotated[str | None, typer.Option(help="wer or perplexity: what a model of its kind is measured by unless given.")] = None,
+    probes: Annotated[int | None, typer.Option(min=4, help="Merges that --search may measure; 12 unless given.")] = None,
     dtype: Dtype = None,
     accumulate: Annotated[str, typer.Option(help="float32 or float64: what sums are taken in.")] = "float32",
     match: Match = "",
@@ -31,7 +41,7 @@ def merge(
     layers: Layers = None,
     shard_size: Annotated[float, typer.Option(min=0.001, help="GB of the largest file of weights.")] = 5.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of CONFIG.yaml; as many as torch takes unless given.")] = None,
-    check: Annotated[bool, typer.Option(help="Load what CONFIG.yaml makes and run it once before it counts.")] = True,
+    check: Annotated[bool, typer.Option(help="Load the merged model and run it once before it counts.")] = True,
     fingerprints: Annotated[
         bool, typer.Option(help="Put the inputs' fingerprints on the card of CONFIG.yaml: reads each once more.")
     ] = True,
@@ -43,8 +53,9 @@ def merge(
     base_model, parameters as numbers, as lists over the layers, or by filters
     on names; dtype, out_dtype, tokenizer, chat_template. More than mergekit's:
     select (a role such as encoder, a regular expression, or {pattern, roles,
-    without, layers}), accumulate_dtype and seed. Models are folders, here or
-    beside the file, embedded:NAME, or hub ids.
+    without, layers}), accumulate_dtype, seed and search. Models are folders,
+    here or beside the file, embedded:NAME, hub ids, or MODEL+ADAPTER with a
+    LoRA folder of peft.
 
     \b
     merge_method: ties
@@ -53,11 +64,20 @@ def merge(
       - {model: tuned-on-calls, parameters: {weight: 0.5, density: 0.2}}
       - {model: tuned-on-talks, parameters: {weight: [0.2, 0.8], density: 0.2}}
     select: encoder
+    search: {data: dev.jsonl, parameters: {scale: [0, 1.5]}}
 
     Tied tensors are merged once, weight-norm pairs as the weight they make,
     BatchNorm statistics by what they counted; processor, tokenizer and
     configuration go along. The result is loaded and run once, and
     merge_card.json beside it says what it was made of.
+
+    With the key search, or --search, the merge is measured at several values
+    first, in memory, by WER or, for a language model, by perplexity: one
+    setting by golden section, several by CMA-ES. Settings of one model are
+    models.0.weight, or NAME.weight. The best is written, and a paired
+    bootstrap says whether it really beats the base, the default and the
+    runner-up. A file with the key is searched without a flag; --no-search
+    leaves that out. Probes are kept in OUT.probes.json and never made twice.
 
     With --expr, weights are added, subtracted and scaled as it says.
 
@@ -74,28 +94,29 @@ def merge(
 
     Example: asrlife merge ties.yaml --out merged
     Example: asrlife merge --expr "target_syn + 0.4 * (real - syn)" real=models/real --out merged
+    Example: asrlife merge --expr "a + s * (b - c)" --search s=0:1.2 --data dev.jsonl --out merged
     """  # noqa: D301 # \b keeps the lines of the example
-    from asrlife.delta.arithmetic import write
     from asrlife.errors import InputError
 
+    asked = Asked(tuple(search or ()), data, split, limit, metric, probes, no_search)
     of_file = {"threads": threads, "check": check, "fingerprints": fingerprints}
+    of_sum: dict[str, object] = {
+        "dtype": dtype,
+        "accumulate": accumulate,
+        "match": match,
+        "role": role,
+        "without-role": without_role,
+        "layers": layers,
+    }
+    size = int(shard_size * 1e9)
     if not expr and out is not None and names and len(names) == 1:
-        _refuse({"dtype": dtype, "accumulate": accumulate, "match": match, "role": role, "without-role": without_role, "layers": layers})
-        return merge_file(Path(names[0]), out, int(shard_size * 1e9), of_file, as_json)
+        _refuse(of_sum)
+        return merge_file(Path(names[0]), out, size, of_file, asked, as_json)
     if not expr or out is None:
         raise InputError("give --expr, as in --expr 'a + 0.4 * (b - c)', or CONFIG.yaml, and --out")
-    if of_file != {"threads": None, "check": True, "fingerprints": True}:
-        raise InputError("--threads, --no-check and --no-fingerprints go with CONFIG.yaml, not with --expr")
-    combination = _combination(expr, names or [], accumulate, match, role, without_role, layers)
-    with console.progress("merging", len(combination.base)) as advance:
-        card = {"method": "expression", "models": _paths(expr, names or []), "accumulate": accumulate, "dtype": dtype}
-        write(combination, out, dtype=operands.dtype(dtype), shard_size=int(shard_size * 1e9), card=card, advance=advance)
-    moved = sum(map(combination.moves, combination.base))
-    if as_json:
-        coefficients = dict(combination.expression.coefficients)
-        console.emit({"out": str(out), "expression": expr, "coefficients": coefficients, "tensors": len(combination.base), "moved": moved})
-    else:
-        print(out)
+    if (threads, fingerprints) != (None, True):
+        raise InputError("--threads and --no-fingerprints go with CONFIG.yaml, not with --expr")
+    merge_sum(expr, names or [], out, size, of_sum, check, asked, as_json)
 
 
 def _refuse(options: dict[str, object]) -> None:
@@ -104,27 +125,3 @@ def _refuse(options: dict[str, object]) -> None:
     for name, value in options.items():
         if value and (name, value) != ("accumulate", "float32"):
             raise InputError(f"--{name} goes with --expr: CONFIG.yaml has dtype, accumulate_dtype and select of its own")
-
-
-def _combination(
-    expr: str, pairs: list[str], accumulate: str, match: str, role: list[str] | None, without: list[str] | None, span: str | None
-) -> Combination:
-    from asrlife.delta.arithmetic import Combination
-    from asrlife.delta.checkpoint import Checkpoint
-    from asrlife.delta.expression import bound, parse
-    from asrlife.errors import InputError
-
-    kind = operands.dtype(accumulate)
-    if accumulate not in {"float32", "float64"} or kind is None:
-        raise InputError(f"--accumulate {accumulate}: sums are taken in float32 or float64")
-    expression = parse(expr)
-    values = {name: operands.operand(path) for name, path in bound(expression, pairs).items()}
-    first = next((found for found in values.values() if isinstance(found, Checkpoint)), None)
-    moved = None if first is None else operands.chosen(list(first), match, role, without, span)
-    return Combination(expression, values, moved, kind)
-
-
-def _paths(expr: str, pairs: list[str]) -> dict[str, str]:
-    from asrlife.delta.expression import bound, parse
-
-    return bound(parse(expr), pairs)

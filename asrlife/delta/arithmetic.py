@@ -76,10 +76,11 @@ class Combination:
         return numeric and (self.moved is None or name in self.moved)
 
     def _sum(self, name: str) -> Tensor:
-        found = self.expression.of({key: self._part(operand, name) for key, operand in self.operands.items()})
+        found = self.expression.of({key: self.part(operand, name) for key, operand in self.operands.items()})
         return found.clamp_min(0) if STATISTICS in place(name).roles and name.endswith("running_var") else found
 
-    def _part(self, operand: Operand, name: str) -> Tensor:
+    def part(self, operand: Operand, name: str) -> Tensor:
+        """A tensor of an operand in the dtype of the sum; zeros where a delta does not move it."""
         if isinstance(operand, Checkpoint):
             return operand[name].to(self.accumulate)
         if name in operand.tensors:
@@ -87,9 +88,9 @@ class Combination:
         return torch.zeros(self.base.entries[name].shape, dtype=self.accumulate)
 
     def _pair(self, gain: str, direction: str) -> tuple[Tensor, Tensor]:
-        parts = {key: (self._part(operand, gain), self._part(operand, direction)) for key, operand in self.operands.items()}
+        parts = {key: (self.part(operand, gain), self.part(operand, direction)) for key, operand in self.operands.items()}
         found = self.expression.of({key: effective(*part) for key, part in parts.items()})
-        before = self._part(self.base, gain), self._part(self.base, direction)
+        before = self.part(self.base, gain), self.part(self.base, direction)
         return before if torch.equal(found, effective(*before)) else split(found, *before)
 
     def _check(self) -> None:
@@ -129,7 +130,7 @@ def write(
         name: Spec(dtype if dtype and entry.dtype.is_floating_point else entry.dtype, entry.shape) for name, entry in base.entries.items()
     }
     told = {"expression": combination.expression.text, **(card or {})}
-    plan = json.dumps([told, str(dtype), sorted(combination.moved or []), _stamps(combination)])
+    plan = json.dumps([told, str(dtype), sorted(combination.moved or []), stamps(combination)])
     with Writer(out, specs, plan=plan, shard_size=shard_size, tied=base.tied, metadata=base.metadata) as writer:
         finished = writer.finished
         for name, tensor in combination.tensors(without=finished):
@@ -147,7 +148,7 @@ def _finite(name: str, tensor: Tensor, combination: Combination) -> Tensor:
     return tensor
 
 
-def _stamps(combination: Combination) -> list[object]:
+def stamps(combination: Combination) -> list[object]:
     """What tells one state of the inputs from another without reading them."""
     stamps: list[object] = [str(combination.accumulate)]
     for name, operand in combination.operands.items():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asrlife.delta.fingerprint import EMBEDDINGS
+from asrlife.delta.fingerprint import EMBEDDINGS, fingerprint
 from asrlife.delta.shards import Entry, Shard
 from asrlife.errors import InputError
 
@@ -60,6 +60,10 @@ class Checkpoint(Mapping[str, Tensor]):
         return cls(Path(path).expanduser(), [shard])
 
     def __getitem__(self, name: str) -> Tensor:
+        return self.raw(name)
+
+    def raw(self, name: str) -> Tensor:
+        """The tensor as it is in the file, whatever is put on it besides."""
         return self._shards[self.stored[name].path].view(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -75,6 +79,20 @@ class Checkpoint(Mapping[str, Tensor]):
     def folder(self) -> Path:
         """Where the files that go with the weights are."""
         return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The files, read as far as their headers."""
+        return tuple(self._shards.values())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the tensors are made of."""
+        return tuple(sorted(self._shards))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, dtypes, shapes and bytes."""
+        return fingerprint(self)
 
     @property
     def nbytes(self) -> int:

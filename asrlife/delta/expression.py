@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -73,6 +74,16 @@ def parse(text: str) -> Expression:
     order = {node.id: (node.lineno, node.col_offset) for node in reversed(_names(tree))}
     names = tuple(sorted(order, key=lambda name: order[name]))
     return Expression(text.strip(), names, MappingProxyType({name: form.weights[name] for name in names}), tree)
+
+
+def with_numbers(text: str, numbers: Mapping[str, float]) -> str:
+    """The expression with numbers in the place of names; InputError for a name that it has not."""
+    for name, number in numbers.items():
+        value = repr(float(number)) if number >= 0 else f"({float(number)!r})"
+        text, count = re.subn(rf"\b{re.escape(name)}\b", value, text)
+        if not count:
+            raise InputError(f"{name!r} is not in {text!r}: name a factor that stands there, as s in 'a + s * (b - c)'")
+    return text
 
 
 def _names(tree: ast.expr) -> list[ast.Name]:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as pack_tensors
 from torch import Tensor
 
 from asrlife.delta.delta import Change, Delta, Dense, LowRank
+from asrlife.delta.shards import Shard
 from asrlife.errors import InputError
 from asrlife.files import atomic
 
@@ -41,22 +40,31 @@ def save(delta: Delta, path: Path) -> None:
 
 
 def load(path: Path) -> Delta:
-    """Read what `save` wrote; InputError names what is missing, truncated, of another version, inconsistent or not finite."""
+    """Read what `save` wrote, its numbers as views of the mapped file, which may be replaced meanwhile and not overwritten.
+
+    InputError names what is missing, truncated, of another version, inconsistent or not finite.
+    """
     _check_suffix(path)
     card = _read_card(path.with_suffix(".json"))
     try:
-        packed = path.read_bytes()
+        digest = _digest(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): give the .safetensors file of a delta") from error
-    if hashlib.sha256(packed).hexdigest() != card["sha256"]:
+    if digest != card["sha256"]:
         raise InputError(f"{path} is truncated or not the file its card describes: copy both files again")
-    try:
-        tensors = parse_tensors(packed)
-    except SafetensorError as error:
-        raise InputError(f"{path} is no safetensors file ({error}): write it with save") from error
+    shard = Shard(path)
+    tensors = {name: shard.view(name) for name in shard.entries}
     delta = Delta(card["base"], _unpack(tensors, card["low_rank"], path), _note(card))
     _check_finite(tensors, path)
     return delta
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _check_suffix(path: Path) -> None:

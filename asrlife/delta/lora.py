@@ -119,13 +119,17 @@ def read_lora(folder: Path, base: State) -> Delta:
     tied tensors, bases changed by PiSSA ...), for pickles, and where names, ranks or shapes do not fit the base.
     """
     settings = _settings(folder)
-    known = Base.of(base)
+    note = {"method": "lora", "rank": settings.r, "alpha": settings.alpha, "rslora": settings.rslora}
+    return Delta(fingerprint(base), changes(folder, base), note)
+
+
+def changes(folder: Path, base: State) -> dict[str, Change]:
+    """The differences of `read_lora` by name, without a look at more of the base than they need."""
     tensors: dict[str, Change] = {}
-    for name, change in _changes(folder, settings, known):
-        if name in tensors:
+    for name, change in _changes(folder, _settings(folder), Base.of(base)):
+        if tensors.setdefault(name, change) is not change:
             raise InputError(f"{folder} moves {name!r} twice, by factors and in full: {MERGE}")
-        tensors[name] = change
-    return Delta(fingerprint(base), tensors, {"method": "lora", "rank": settings.r, "alpha": settings.alpha, "rslora": settings.rslora})
+    return tensors
 
 
 def write_lora(delta: Delta, folder: Path, base: State, name: str = "") -> None:

@@ -160,6 +160,22 @@ def low_rank(module: nn.Module, targets: Sequence[str], rank: int, seed: int = 0
                 parametrize.remove_parametrizations(owner, "weight", leave_parametrized=False)
 
 
+@contextmanager
+def overwritten(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Let the caller write the parameters and buffers `names`, which lie on new memory of equal values inside.
+
+    Yields them by name. Writes that torch does not see must be told with `torch.autograd.graph.increment_version`. On exit everything is
+    as `trainable` leaves it. Raises InputError for an unknown name.
+    """
+    known: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    places = {name: _find(known, name) for name in names}
+    with _restored(module):
+        with torch.inference_mode(False), torch.no_grad():
+            for place in places.values():
+                place.data = place.detach().clone()
+        yield places
+
+
 class _Addition(nn.Module):
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
         super().__init__()

@@ -5,22 +5,25 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import mmap
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from asrlife.delta.shards import Entry, Spec, layout, split, view
+from asrlife.delta.shards import Entry, Spec, layout, split
 from asrlife.errors import InputError
 from asrlife.files import atomic, sync
 
 SHARD_SIZE = 5_000_000_000
 """Bytes; what Hugging Face puts into one file."""
+PIECE = 1 << 18
+"""Elements rounded, or bytes copied, at once: pieces stay in a core's cache."""
 PLAN = "plan"
 OWN_SCORES = ("scores", "confidence", "training", "pretext", "warning")
 """What a recogniser's card.json says of its own weights, and would be untrue of new ones."""
@@ -29,11 +32,11 @@ OWN_SCORES = ("scores", "confidence", "training", "pretext", "warning")
 class Writer:
     """Writes the tensors of `specs` to `out`: one file where its name ends in .safetensors, else a Hugging Face folder.
 
-    A context manager: `view(name)` is the place of a tensor, to be filled and told with `done(name)`; `put` does both; `finish` makes `out`
-    appear at once. What was begun lies in `.NAME.partial` beside `out`. A shard whose tensors are all there goes to the disk and stays
-    there when the work is interrupted: a Writer of the same `plan` (any text that says all that the bytes depend on) has them in
-    `finished` and needs only the rest; another plan, or "", starts clean. `shard_size` in bytes; `tied` as in Checkpoint; without
-    `durable`, nothing waits for the disk and a power cut may damage what was written.
+    A context manager: `place(name)` is where a tensor is written in pieces, in any order and from any thread, until `done(name)`; `put`
+    does both; `finish` makes `out` appear at once. What was begun lies in `.NAME.partial` beside `out`. A shard whose tensors are all
+    there goes to the disk and stays there when the work is interrupted: a Writer of the same `plan` (any text that says all that the
+    bytes depend on) has them in `finished` and needs only the rest; another plan, or "", starts clean. `shard_size` in bytes; `tied` as
+    in Checkpoint; without `durable`, nothing waits for the disk and a power cut may damage what was written.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Writer:
         self._single = out.suffix == ".safetensors"
         groups = {out.name: list(every)} if self._single else split(every, shard_size)
         self._folder = out.parent / f".{out.name}.partial"
-        _check_absent(out)
+        check_absent(out)
         self._lock = _claim(self._folder, out)
         self._resume(plan and json.dumps([plan, {name: str(spec) for name, spec in every.items()}, groups, metadata]))
         self._parts = [_Part(self._folder / file, {n: every[n] for n in names}, metadata, durable) for file, names in groups.items()]
@@ -65,25 +68,28 @@ class Writer:
     @property
     def finished(self) -> frozenset[str]:
         """Tensors that an interrupted run of the same plan has put on the disk: they need not be given again."""
-        return frozenset(name for part in self._parts if part.whole for name in part.specs if name not in self._tied)
+        whole = {name for part in self._parts if part.whole for name in part.specs}
+        return frozenset(whole - set(self._tied) - {first for copy, first in self._tied.items() if copy not in whole})
 
-    def view(self, name: str) -> Tensor:
-        """The place of a tensor in its file, in its shape and dtype: what is written there is in the file."""
-        return self._part[name].view(name)
+    def place(self, name: str) -> Place:
+        """Where a tensor is written."""
+        return self._part[name].place(name)
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Write a tensor, rounded to the dtype of its place; InputError for another shape."""
-        place = self.view(name)
-        if tensor.shape != place.shape:
-            raise InputError(f"{name!r} has shape {list(tensor.shape)}, and its place in {self.out} has {list(place.shape)}")
-        place.copy_(tensor)
+        place = self.place(name)
+        if tensor.shape != place.spec.shape:
+            raise InputError(f"{name!r} has shape {list(tensor.shape)}, and its place in {self.out} has {list(place.spec.shape)}")
+        flat = tensor.detach().reshape(-1)
+        for first in range(0, flat.numel(), PIECE):
+            place.write(first, flat[first : first + PIECE])
         self.done(name)
 
     def done(self, name: str) -> None:
         """Say that a tensor is written; the shard that it completes goes to the disk."""
         for copy in (copy for copy, first in self._tied.items() if first == name):
             if not self._part[copy].whole:
-                self.view(copy).copy_(self._part[name].view(name))
+                self.place(copy).copy(self.place(name))
                 self._part[copy].done(copy)
         self._part[name].done(name)
 
@@ -107,7 +113,7 @@ class Writer:
             self._write_index()
         (self._folder / PLAN).unlink(missing_ok=True)
         sync(self._folder)
-        _check_absent(self.out)
+        check_absent(self.out)
         if self._single:
             self._unpack()
         else:
@@ -122,6 +128,8 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Leave whole shards, which a second run can use, and nothing else."""
+        for part in self._parts:
+            part.close()
         if self._lock < 0:
             return
         if any(part.whole for part in self._parts) and (self._folder / PLAN).is_file():
@@ -153,6 +161,32 @@ class Writer:
         self._folder.rmdir()
 
 
+@dataclass(frozen=True)
+class Place:
+    """The bytes of a tensor `spec` in an open file, from byte `start` on."""
+
+    spec: Spec
+    start: int
+    file: int
+
+    def write(self, first: int, piece: Tensor) -> None:
+        """Write elements `first` and on from a flat tensor, rounded to the dtype of the place."""
+        # written, not mapped: the kernel would clear every fresh page first, and be asked for each
+        piece = piece.to(device="cpu", dtype=self.spec.dtype).contiguous()
+        self._send(piece.view(torch.uint8).numpy().data, self.start + first * self.spec.dtype.itemsize)
+
+    def copy(self, other: Place) -> None:
+        """Write what another place of the same spec holds."""
+        for first in range(0, self.spec.nbytes, PIECE):
+            size = min(PIECE, self.spec.nbytes - first)
+            self._send(memoryview(os.pread(other.file, size, other.start + first)), self.start + first)
+
+    def _send(self, left: memoryview, at: int) -> None:
+        while left:
+            count = os.pwrite(self.file, left, at)
+            left, at = left[count:], at + count
+
+
 class _Part:
     """One preallocated file; `begun` until its last tensor is written, then `path`."""
 
@@ -161,43 +195,47 @@ class _Part:
         self._head, self._places = layout(path, specs, metadata)
         self.nbytes = len(self._head) + sum(spec.nbytes for spec in specs.values())
         self.missing = set() if path.is_file() else set(specs)
-        self._map: mmap.mmap | None = None
+        self._file = -1
 
     @property
     def whole(self) -> bool:
         return not self.missing
 
-    def view(self, name: str) -> Tensor:
-        if self._map is None:
-            self._map = self._mapped()
-        return view(self._map, self._places[name])
+    def place(self, name: str) -> Place:
+        self._open()
+        return Place(self.specs[name], self._places[name].start, self._file)
 
     def done(self, name: str) -> None:
         self.missing.discard(name)
         if not self.missing and not self.path.is_file():
             self._keep()
 
-    def _mapped(self) -> mmap.mmap:
-        fresh = not self.path.is_file()
-        with self.begun.open("w+b") if fresh else self.path.open("r+b") as file:
-            if fresh:
-                os.posix_fallocate(file.fileno(), 0, self.nbytes)
-                file.write(self._head)
-                file.flush()
-            return mmap.mmap(file.fileno(), self.nbytes)
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def _open(self) -> None:
+        if self._file >= 0:
+            return
+        if self.path.is_file():  # a resumed run wants a tensor of it once more
+            self._file = os.open(self.path, os.O_RDWR)
+            return
+        self._file = os.open(self.begun, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.posix_fallocate(self._file, 0, self.nbytes)
+        os.pwrite(self._file, self._head, 0)
 
     def _keep(self) -> None:
-        if self._map is None:  # a file without a tensor
-            self._map = self._mapped()
+        self._open()  # a file without a tensor
         if self._durable:
-            self._map.flush()
-            sync(self.begun)
+            os.fsync(self._file)
+        self.close()
         os.replace(self.begun, self.path)
         sync(self.path.parent)
-        self._map = None  # views that somebody still holds keep it mapped
 
 
-def _check_absent(out: Path) -> None:
+def check_absent(out: Path) -> None:
+    """Raise InputError where something is already at the place of a result."""
     if out.is_file() or out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out} is there already: choose another place, or remove it first")
 

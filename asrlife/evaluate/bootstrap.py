@@ -15,22 +15,13 @@ _TAILS = (2.5, 97.5)  # percent: the interval holds 95 %
 
 def interval(counts: Sequence[Counts], samples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of the word error rate over `samples` corpora drawn with replacement (Bisani and Ney, ICASSP 2004)."""
-    errors, words = _arrays(counts)
-    draws = _draws(len(counts), samples, seed)
-    return _bounds(draws @ errors, draws @ words)
+    return rate_interval(*_arrays(counts), samples, seed)
 
 
-def ratio_interval(parts: Sequence[float], wholes: Sequence[float], samples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of sum(parts) / sum(wholes), the two given by utterance, as `interval` draws them.
-
-    Raises InputError where the two differ in length or the wholes are all 0.
-    """
-    if len(parts) != len(wholes):
-        raise InputError(f"{len(parts)} parts of {len(wholes)} wholes; give both for each utterance")
-    if not sum(wholes):
-        raise InputError("there is nothing to divide by, so that there is no ratio; give utterances that count")
-    draws = _draws(len(parts), samples, seed)
-    return _bounds(draws @ np.array(parts, float), draws @ np.array(wholes, float))
+def rate_interval(amounts: np.ndarray, sizes: np.ndarray, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """As `interval`, of sum(amounts) / sum(sizes) for any amounts (n,) and sizes (n,) by item: errors of words, nats of tokens."""
+    draws = _draws(len(amounts), samples, seed)
+    return _bounds(draws @ amounts, draws @ sizes)
 
 
 def paired(a: Sequence[Counts], b: Sequence[Counts], samples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
@@ -43,9 +34,13 @@ def paired(a: Sequence[Counts], b: Sequence[Counts], samples: int = 1000, seed: 
     (errors_a, words), (errors_b, words_b) = _arrays(a), _arrays(b)
     if not np.array_equal(words, words_b):
         raise InputError("the two were scored against different references; score both on the same utterances in the same order")
-    draws = _draws(len(a), samples, seed)
-    low, high = _bounds(draws @ (errors_b - errors_a), draws @ words)
-    return word_error_rate(b) - word_error_rate(a), low, high
+    return rate_difference(errors_a, errors_b, words, samples, seed)
+
+
+def rate_difference(a: np.ndarray, b: np.ndarray, sizes: np.ndarray, samples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
+    """As `paired`, of sum(b) / sum(sizes) minus sum(a) / sum(sizes) for amounts (n,) of the same items."""
+    low, high = rate_interval(b - a, sizes, samples, seed)
+    return float(b.sum() / sizes.sum() - a.sum() / sizes.sum()), low, high
 
 
 def _arrays(counts: Sequence[Counts]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from asrlife.errors import InputError
-from asrlife.evaluate.bootstrap import ratio_interval
+from asrlife.evaluate.bootstrap import rate_interval
 from asrlife.text.entity import Entity
 from asrlife.text.normalise import normalise
 
@@ -122,7 +124,7 @@ def _row(reference: Reference, heard: str, lexica: dict[Form, frozenset[Phrase]]
 
 def _recall(counts: Sequence[tuple[int, int, int]], samples: int) -> Recall:
     said, recalled, false = zip(*counts, strict=True)
-    return Recall(sum(said), sum(recalled), sum(false), *ratio_interval(recalled, said, samples))
+    return Recall(sum(said), sum(recalled), sum(false), *rate_interval(np.array(recalled, float), np.array(said, float), samples))
 
 
 def _check(references: Sequence[Reference]) -> None:

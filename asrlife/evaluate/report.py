@@ -154,7 +154,7 @@ class Report:
         for name, value in self.facts.items():
             console.print(f"{_plain(name)}: {_plain(value)}", width=width, highlight=False)
         for table in (*self.tables, self.axes()):
-            _print(table, console, width)
+            show_table(table, console, width)
         for curve in self.curves:
             _draw(curve, console, width)
         for note in self.notes:
@@ -174,8 +174,8 @@ def _plain(text: str) -> str:
 _STYLES = {"best": "bold", "better": "green", "worse": "red"}
 
 
-def _print(table: Table, console: Console, width: int) -> None:
-    """As one grid, or as several below each other, each with the first column, where all columns do not fit."""
+def show_table(table: Table, console: Console, width: int = _WIDTH) -> None:
+    """Print as one grid, or as several below each other, each with the first column, where all columns do not fit."""
     for number, columns in enumerate(_parts(table, width)):
         console.print(_grid(table, columns, first=not number), width=width)
 

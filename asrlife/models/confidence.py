@@ -30,9 +30,14 @@ def logit(score: float) -> float:
     return score - log(-expm1(score))
 
 
-def calibrated(hypothesis: Hypothesis, card: Mapping[str, Any]) -> Hypothesis:
-    """The hypothesis with confidences that are probabilities; as it is where the card's "confidence" does not say how."""
-    curves = card.get("confidence", {})
+def calibrated(hypothesis: Hypothesis, card: Mapping[str, Any], adapted: bool = False) -> Hypothesis:
+    """The hypothesis with confidences that are probabilities; as it is where the card's "confidence" does not say how.
+
+    What was said with `adapted` weights has curves of its own where the card has them: to minimise entropy is to become surer, right or
+    not.
+    """
+    told = card.get("confidence", {})
+    curves = told.get("adapted", told) if adapted else told
     if "utterance" not in curves or "word" not in curves:
         return hypothesis
     whole, single = (Platt(float(curves[kind]["scale"]), float(curves[kind]["offset"])) for kind in ("utterance", "word"))

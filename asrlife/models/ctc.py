@@ -148,8 +148,10 @@ class CtcRecogniser(Handle):
             raise InputError(f"beam must be 1 (greedy) or more, not {beam}")
         rows = self._scored(batch, emissions, weights)
         if beam == 1 and lm is None:
-            return [calibrated(greedy(row, self.vocabulary, clock), self.card) for row, clock in rows]
-        return [calibrated(beam_search(row, self.vocabulary, clock, beam, lm), self.card) for row, clock in rows]
+            found = [greedy(row, self.vocabulary, clock) for row, clock in rows]
+        else:
+            found = [beam_search(row, self.vocabulary, clock, beam, lm) for row, clock in rows]
+        return [calibrated(hypothesis, self.card, adapted=bool(weights)) for hypothesis in found]
 
     def alternatives(self, waveform: Waveform, count: int) -> list[Hypothesis]:
         """Up to `count` hypotheses of different texts for one utterance, by beam search, the likeliest first."""

@@ -168,10 +168,11 @@ def _read(folder: Path, name: str) -> TextModel:
     architecture = (read_json(folder / "config.json").get("architectures") or ["unnamed"])[0]
     if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
         raise InputError(f"{folder} is a {architecture}, which is no causal language model: {INSTEAD}")
-    return TextModel(name, read_weights(folder, AutoModelForCausalLM), _speller(folder), card=card_of(folder))
+    return TextModel(name, read_weights(folder, AutoModelForCausalLM), speller(folder), card=card_of(folder))
 
 
-def _speller(folder: Path) -> Any:
+def speller(folder: Path) -> Any:
+    """The tokenizer of a checkpoint's folder; InputError where there is none that loads."""
     from transformers import AutoTokenizer
 
     from asrlife.models.checkpoint import quiet
@@ -179,7 +180,7 @@ def _speller(folder: Path) -> Any:
     with quiet():
         try:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        except Exception as error:  # the library tokenizers raises no other class
             raise InputError(f"{folder} has no tokenizer that loads ({error}): copy tokenizer.json beside the weights") from error
 
 

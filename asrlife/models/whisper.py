@@ -157,7 +157,8 @@ class WhisperRecogniser(Handle):
             with self._under(weights, beam):
                 rows = self._search(states, batch, prompt, timed, beam)
             with self._under(weights):
-                return self._hypotheses(states, batch, prompt, rows, timed)
+                found = self._hypotheses(states, batch, prompt, rows, timed)
+        return found if timed else [calibrated(said, self.card, adapted=bool(weights)) for said in found]
 
     def transcribe(self, waveforms: Sequence[Waveform], beam: int = 1, batch_size: int = 8, **options: Any) -> list[Hypothesis]:
         """One hypothesis for each waveform; what exceeds the window is split at pauses. Options as the keywords of `decode`."""
@@ -237,8 +238,7 @@ class WhisperRecogniser(Handle):
             score = float(chosen[index, : len(row) + 1].mean())
             parts = self._segments(row, chosen[index], samples) if timed else self._words(row, chosen[index], seen, index, samples)
             text = " ".join(self.spelling.text([token for token in row if token < self.control.end]).split())
-            said = Hypothesis(text, tuple(row), tuple(parts), score)
-            found.append(said if timed else calibrated(said, self.card))
+            found.append(Hypothesis(text, tuple(row), tuple(parts), score))
         return found
 
     def _segments(self, row: Sequence[int], chosen: Tensor, samples: int) -> Iterator[Word]:

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 import asrlife
 from asrlife.errors import InputError
 from asrlife.v1 import asrlife_pb2_grpc
-from asrlife_server import logs, riva
+from asrlife_server import logs, riva, slack
 from asrlife_server.certificates import credentials
 from asrlife_server.config import ServerConfig
 from asrlife_server.ears import Silero
@@ -120,6 +120,7 @@ async def _serve(config: ServerConfig) -> None:
     server = Server(config)
     await server.start()
     _settle()
+    trimming = asyncio.create_task(slack.returned())
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -136,6 +137,7 @@ async def _serve(config: ServerConfig) -> None:
     if not leaving.done():
         server.service.expire()
     await leaving
+    trimming.cancel()
 
 
 def _make() -> Make:

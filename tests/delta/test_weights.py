@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from asrlife.delta.delta import Delta, Dense, LowRank, between
 from asrlife.delta.fingerprint import fingerprint
-from asrlife.delta.weights import applied, low_rank, trainable
+from asrlife.delta.weights import applied, low_rank, overwritten, trainable
 from asrlife.errors import InputError
 
 Logits = Callable[[nn.Module], Tensor]
@@ -54,10 +54,20 @@ def moved(module: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def filled(module: nn.Module) -> Iterator[None]:
+    """Every parameter written over, in its own memory."""
+    with overwritten(module, [name for name, _ in module.named_parameters()]) as places:
+        for place in places.values():
+            place.detach().normal_()
+        yield
+
+
 CONTEXTS: dict[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
     "trainable": lambda module: trainable(module, norms(module)),
     "trainable, all": lambda module: trainable(module, [name for name, _ in module.named_parameters()]),
     "low_rank": lambda module: low_rank(module, projections(module), rank=2),
+    "overwritten": filled,
     "applied": moved,
 }
 

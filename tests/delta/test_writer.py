@@ -82,10 +82,33 @@ def test_rounding_to_the_dtype_of_the_place(tmp_path: Path) -> None:
 
 def test_tied_copies_are_written_with_their_first(tmp_path: Path) -> None:
     with Writer(tmp_path / "out", {"embed": SPECS["a"]}, tied={"head": "embed"}, shard_size=16) as writer:
-        writer.view("embed").copy_(value("a"))
+        writer.place("embed").write(2, value("a")[2:])
+        writer.place("embed").write(0, value("a")[:2])
         writer.done("embed")
         writer.finish()
     assert torch.equal(Checkpoint.open(tmp_path / "out")["head"], value("a"))
+
+
+def test_a_tied_copy_whose_shard_was_interrupted_is_written_again(tmp_path: Path) -> None:
+    specs, wanted = {"a": SPECS["a"], "c": SPECS["c"]}, {"a": value("a"), "c": value("c")}
+    given = {"plan": "p", "tied": {"b": "a"}, "shard_size": 16}
+
+    class Stopped(Exception):
+        pass
+
+    with pytest.raises(Stopped), Writer(tmp_path / "out", specs, **given) as writer:  # type: ignore[arg-type]
+        for part in writer._parts:  # as if it had stopped between the first and its copy
+            if "a" in part.specs:
+                part.place("a").write(0, value("a"))
+                part.done("a")
+        raise Stopped
+    with Writer(tmp_path / "out", specs, **given) as writer:  # type: ignore[arg-type]
+        assert writer.finished == frozenset()
+        for name, tensor in wanted.items():
+            writer.put(name, tensor)
+        writer.finish()
+    found = Checkpoint.open(tmp_path / "out")
+    assert all(torch.equal(found[name], value(first)) for name, first in (("a", "a"), ("b", "a"), ("c", "c")))
 
 
 def test_a_tensor_that_was_never_written_is_named(tmp_path: Path) -> None:

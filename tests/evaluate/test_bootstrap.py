@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrlife.errors import InputError
-from asrlife.evaluate.bootstrap import interval, paired
+from asrlife.evaluate.bootstrap import interval, paired, rate_difference, rate_interval
 from asrlife.evaluate.wer import Counts, word_error_rate
 
 counts = st.builds(Counts, st.integers(1, 8), st.integers(0, 4), st.integers(0, 4), st.integers(0, 4))
@@ -70,3 +70,12 @@ def test_an_utterance_without_words_does_not_break_the_draws() -> None:
 def test_what_cannot_be_paired_is_refused(a: list[Counts], b: list[Counts], cause: str) -> None:
     with pytest.raises(InputError, match=cause):
         paired(a, b)
+
+
+def test_rates_of_anything_are_sums_over_sums() -> None:
+    """Nats of three texts of 2, 2 and 4 tokens: (1 + 3 + 4) / 8 = 1, and 0.5 a token less for the other."""
+    nats, tokens = np.array([1.0, 3.0, 4.0]), np.array([2.0, 2.0, 4.0])
+    difference, low, high = rate_difference(nats, nats - 0.5 * tokens, tokens)
+    assert (difference, low, high) == pytest.approx((-0.5, -0.5, -0.5))
+    low, high = rate_interval(nats, tokens)
+    assert 0.5 <= low < 1 < high <= 1.5

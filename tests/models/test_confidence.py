@@ -36,6 +36,15 @@ def test_a_curve_by_hand() -> None:
     )
 
 
+def test_adapted_weights_have_curves_of_their_own() -> None:
+    both = card(1, 0)
+    both["confidence"]["adapted"] = card(1, -2)["confidence"]  # type: ignore[index]
+    plain, adapted = calibrated(SAID, both), calibrated(SAID, both, adapted=True)
+    assert plain.confidence == pytest.approx(0.8) and adapted.confidence == pytest.approx(1 / (1 + exp(-(log(4) - 2))))
+    assert adapted.words[0].confidence == pytest.approx(1 / (1 + exp(2)))
+    assert calibrated(SAID, card(1, 0), adapted=True) == plain
+
+
 def test_no_words_have_no_confidence() -> None:
     assert calibrated(Hypothesis("", (), (), -0.1), card(1, 0)).confidence is None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, njit, types, uint32
 from numba.extending import intrinsic
 
@@ -43,6 +44,28 @@ def _halves(context: Any, address: Any) -> Any:
 def _floats(context: Any, address: Any) -> Any:
     kind = types.CPointer(types.float32)
     return kind(types.int64), lambda ctx, builder, _, args: builder.inttoptr(args[0], ctx.get_value_type(kind))
+
+
+LANES = 16
+
+
+@intrinsic
+def between(context: Any, address: Any, low: Any, high: Any) -> Any:
+    """A bit for each of the 16 int32 at `address` that lies between `low` and `high`, which are int32."""
+
+    def code(ctx: Any, builder: Any, _: Any, args: Any) -> Any:
+        lane = ir.IntType(32)
+        several = ir.VectorType(lane, LANES)
+        numbers = builder.load(builder.inttoptr(args[0], several.as_pointer()), align=4)
+
+        def spread(number: Any) -> Any:
+            one = builder.insert_element(ir.Constant(several, ir.Undefined), number, ir.Constant(lane, 0))
+            return builder.shuffle_vector(one, one, ir.Constant(several, [0] * LANES))
+
+        inside = builder.and_(builder.icmp_signed(">", numbers, spread(args[1])), builder.icmp_signed("<", numbers, spread(args[2])))
+        return builder.zext(builder.bitcast(inside, ir.IntType(LANES)), lane)
+
+    return types.uint32(types.int64, types.int32, types.int32), code
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -49,7 +49,7 @@ def _language_model(folder: Path) -> list[int]:
     with quiet():
         try:
             model, report = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # whatever it is, the model does not load
             raise InputError(f"the merged model does not load: {' '.join(str(error).split())}") from error
     if report["missing_keys"]:
         raise InputError(f"the merged model lacks {len(report['missing_keys'])} weights such as {sorted(report['missing_keys'])[0]}")

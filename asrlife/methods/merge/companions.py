@@ -10,6 +10,7 @@ from typing import Any
 
 from asrlife.delta.checkpoint import Checkpoint
 from asrlife.errors import InputError
+from asrlife.methods.merge.config import MergeConfig
 from asrlife.methods.merge.layout import layers
 from asrlife.methods.merge.plan import Plan
 
@@ -30,17 +31,22 @@ TEMPLATE = "chat_template.jinja"
 def companions(plan: Plan) -> tuple[list[Path], dict[str, str]]:
     """Files to copy and texts to write beside the weights, by name; InputError for tokenizer options that cannot be honoured."""
     files = {path.name: path for path in plan.models[plan.donor].carried()}
-    speller = _speller(plan)
-    if speller is not None:
+    spelling = getattr(plan.models[plan.donor], "spelling", None)
+    source = speller_of(plan.config, plan.models)
+    texts = {} if spelling is None else dict(spelling.texts)
+    if source is not None:
+        speller = plan.donor if source in {"union", "base"} else source
         files = {name: path for name, path in files.items() if not _of_tokenizer(path)}
-        files |= {path.name: path for path in plan.models[speller].carried() if _of_tokenizer(path)}
-    texts = {} if "config.json" not in files else {"config.json": _config(plan)}
+        files |= {path.name: path for path in plan.models[speller].carried() if _of_tokenizer(path) and spelling is None}
+    if "config.json" in files:
+        texts["config.json"] = _config(plan, None if spelling is None else spelling.size)
     template = _template(plan)
     if template is not None:
         texts[TEMPLATE] = template
         files.pop("chat_template.json", None)
-        if "tokenizer_config.json" in files:
-            texts["tokenizer_config.json"] = _without_template(files["tokenizer_config.json"])
+        if "tokenizer_config.json" in {**files, **texts}:
+            told = texts.get("tokenizer_config.json")
+            texts["tokenizer_config.json"] = _without_template(_json(files["tokenizer_config.json"]) if told is None else json.loads(told))
     return list(files.values()), texts
 
 
@@ -48,36 +54,17 @@ def _of_tokenizer(path: Path) -> bool:
     return any(path.match(pattern) for pattern in TOKENIZER)
 
 
-def _speller(plan: Plan) -> str | None:
-    """The model whose tokenizer files the result has; None where they are the donor's."""
-    config = plan.config
-    options, source = config.tokenizer, config.tokenizer.source if config.tokenizer else config.tokenizer_source
-    for key in ("tokens", "pad_to_multiple_of") if options else ():
-        if getattr(options, key):
-            raise InputError(f"tokenizer.{key} is not supported: change the embeddings of the models first, then merge what fits")
-    if source is None:
-        return None
-    if source not in {"union", "base", *plan.models}:
-        raise InputError(f"tokenizer source {source!r} is none of the models: give union, base, or one of {', '.join(plan.models)}")
+def speller_of(config: MergeConfig, models: Mapping[str, Checkpoint]) -> str | None:
+    """Whose tokenizer is asked for: "union", "base" or a model; None where the donor's files are meant. InputError for anything else."""
+    source = config.tokenizer.source if config.tokenizer else config.tokenizer_source
+    if source is not None and source not in {"union", "base", *models}:
+        raise InputError(f"tokenizer source {source!r} is none of the models: give union, base, or one of {', '.join(models)}")
     if source == "base" and config.base_model is None:
         raise InputError("tokenizer source base needs base_model")
-    _check_one_vocabulary(plan)
-    return plan.donor if source in {"union", "base"} else source
+    return source
 
 
-def _check_one_vocabulary(plan: Plan) -> None:
-    found = {name: _vocabulary(checkpoint.folder) for name, checkpoint in plan.models.items()}
-    known = {name: vocabulary for name, vocabulary in found.items() if vocabulary is not None}
-    for name, vocabulary in known.items():
-        first = next(iter(known))
-        if vocabulary != known[first]:
-            raise InputError(
-                f"the tokenizers of {first} and {name} differ, and rows of embeddings are not moved about: merge models of one "
-                "tokenizer, or keep the embeddings of the base with select: {without: [embedding, head]}"
-            )
-
-
-def _vocabulary(folder: Path) -> Any:
+def vocabulary(folder: Path) -> Any:
     """The tokens by their numbers, or None where no file says."""
     for name in ("tokenizer.json", "vocab.json"):
         if (folder / name).is_file():
@@ -87,13 +74,15 @@ def _vocabulary(folder: Path) -> Any:
     return None
 
 
-def _config(plan: Plan) -> str:
-    """config.json with the dtype and the numbers of layers of the result."""
+def _config(plan: Plan, rows: int | None) -> str:
+    """config.json with the dtype, the numbers of layers and, where it has changed, of tokens of the result."""
     found: dict[str, Any] = dict(plan.models[plan.donor].config)
     dtype = plan.config.out_dtype or plan.config.dtype
     if dtype:
         # transformers 5 writes dtype, 4 torch_dtype; both read either
         found["torch_dtype" if "torch_dtype" in found else "dtype"] = dtype
+    if rows is not None:
+        found["vocab_size"] = rows
     for part, origins in layers(plan.rows).items():
         _restack(found, part, origins, plan.models)
     return json.dumps(found, indent=2, ensure_ascii=False)
@@ -136,8 +125,8 @@ def _own_template(folder: Path) -> str | None:
     return None
 
 
-def _without_template(path: Path) -> str:
-    return json.dumps({key: value for key, value in _json(path).items() if key != "chat_template"}, indent=2, ensure_ascii=False)
+def _without_template(told: Mapping[str, Any]) -> str:
+    return json.dumps({key: value for key, value in told.items() if key != "chat_template"}, indent=2, ensure_ascii=False)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""A merge as text: mergekit's YAML as it is, and a few keys more (`select`, `accumulate_dtype`, `seed`)."""
+"""A merge as text: mergekit's YAML as it is, and a few keys more (`select`, `accumulate_dtype`, `seed`, `search`)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import yaml
@@ -20,8 +21,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64,
 }  # fmt: skip
 OTHER_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp64": "float64"}
+Read = TypeVar("Read", bound=BaseModel)
 ELSEWHERE = {
-    "search": "choose settings by measuring: it is no part of one merge",
     "eval": "measure the result with `asrlife evaluate` or `asrlife text evaluate`",
     "residual_weight": "mergekit itself reads it and does nothing with it: leave it out",
     "experts": "a mixture of experts is built by mergekit-moe, not merged",
@@ -30,17 +31,16 @@ ELSEWHERE = {
 
 
 def _reference(value: Any) -> Any:
-    """A model as mergekit names it: text, or {model: {path, revision}}; adapters and revisions are refused by name."""
+    """A model as mergekit names it: text, or {model: {path, revision}, lora: {path}}, which is MODEL+ADAPTER; revisions are refused."""
+    adapter = None
     while isinstance(value, Mapping):
+        if value.get("lora") is not None:
+            adapter = _reference(value["lora"])
         for key, found in value.items():
-            if key not in {"model", "path"} and found is not None:
+            if key not in {"model", "path", "lora"} and found is not None:
                 raise ValueError(f"a model with its own {key!r} ({found!r}) is not supported: give the path of a whole checkpoint")
         value = value.get("model", value.get("path"))
-    if isinstance(value, str) and "+" in value and not Path(value).expanduser().exists():
-        raise ValueError(
-            f"{value!r} adds an adapter: make it a delta with `asrlife delta import`, apply it, and name the folder that this gives"
-        )
-    return value
+    return value if adapter is None else f"{value}+{adapter}"
 
 
 def _dtype(value: Any) -> Any:
@@ -118,12 +118,45 @@ class Module(_Group):
         return self
 
 
+class TokenOf(_Group):
+    """A row of a model by its token or its number."""
+
+    model: Reference
+    token: str | None = None
+    token_id: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> TokenOf:
+        if (self.token is None) == (self.token_id is None):
+            raise ValueError("give either token or token_id")
+        return self
+
+
+def _row(value: Any) -> Any:
+    """mergekit's {kind: zero}, {kind: model_token, model, token | token_id} or a model."""
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    if kind is None:
+        return _reference(value)
+    if kind == "zero":
+        return "zero"
+    if kind != "model_token":
+        raise ValueError(f"kind {kind!r} is neither zero nor model_token")
+    return TokenOf.model_validate({key: entry for key, entry in value.items() if key != "kind"})
+
+
+class Token(_Group):
+    """Where the rows of a token come from in models that lack it, or, under `force`, in all."""
+
+    source: Annotated[str | TokenOf | None, BeforeValidator(_row)] = None
+    force: bool = False
+
+
 class Tokenizer(_Group):
-    """Whose tokenizer the result has: the base's, the union of all, or that of a model."""
+    """Whose tokenizer the result has: the base's, the union of all, or that of a model; rows are padded with their mean."""
 
     source: Reference = "union"
-    tokens: dict[str, Any] | None = None
-    pad_to_multiple_of: int | None = None
+    tokens: dict[str, Token] | None = None
+    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
 
 
 class Select(_Group):
@@ -135,8 +168,33 @@ class Select(_Group):
     layers: tuple[int, int] | None = None
 
 
+class Search(_Group):
+    """Settings that are chosen by measuring merges on `data`: their limits by name, and how many merges may be measured.
+
+    A name is a setting that all models share ("scale"), or that of one of `models` ("models.0.weight", "NAME.weight").
+    """
+
+    data: str
+    split: str | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    metric: Literal["wer", "perplexity"] | None = None
+    parameters: Annotated[dict[str, tuple[float, float]], Field(min_length=1)]
+    probes: Annotated[int, Field(ge=4)] = 12
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _sound(self) -> Search:
+        for name, (low, high) in self.parameters.items():
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(f"parameters.{name} is {[low, high]}: give the lowest and the highest value to try")
+        if self.split == "test":
+            raise ValueError("split test: what is chosen on the test split cannot be tested on it any more: search on dev")
+        return self
+
+
 GROUPS: Mapping[Any, type[_Group]] = {
-    "models": Model, "sources": Source, "slices": Slice, "modules": Module, "tokenizer": Tokenizer, "select": Select,
+    "models": Model, "sources": Source, "slices": Slice, "modules": Module, "tokenizer": Tokenizer, "tokens": Token, "select": Select,
+    "search": Search,
 }  # fmt: skip
 
 
@@ -162,6 +220,7 @@ class MergeConfig(_Group):
     select: Annotated[Select, BeforeValidator(_select)] = Select()
     accumulate_dtype: Literal["float32", "float64"] = "float32"
     seed: int = 0
+    search: Search | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> MergeConfig:
@@ -204,20 +263,25 @@ def parse(data: Any, where: str = "merge") -> MergeConfig:
     """The merge that `data`, a mapping as YAML gives it, asks for; `where` begins the message of an InputError."""
     if not isinstance(data, Mapping):
         raise InputError(f"{where}: should be a mapping with merge_method and models")
+    return checked(MergeConfig, data, where)
+
+
+def checked(kind: type[Read], data: Any, where: str) -> Read:
+    """`data` as a group of the file; `where` begins the message of an InputError, which names the key at fault."""
     try:
-        return MergeConfig.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         faults = error.errors(include_url=False)
         # a misspelt key is both unknown and missing; the misspelling is what to name
         first = next((found for found in faults if found["type"] == "extra_forbidden"), faults[0])
-        raise InputError(f"{where}: {_reason(first)}") from None
+        raise InputError(f"{where}: {_reason(first, kind)}") from None
 
 
-def _reason(found: Any) -> str:
+def _reason(found: Any, kind: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
         key = str(found["loc"][-1])
-        group = next((GROUPS[part] for part in reversed(found["loc"][:-1]) if part in GROUPS), MergeConfig)
+        group = next((GROUPS[part] for part in reversed(found["loc"][:-1]) if part in GROUPS), kind)
         return f"{place!r} is not supported; {ELSEWHERE.get(key) or nearest(key, group.model_fields)}"
     if found["type"] == "missing":
         return f"the key {place!r} is missing"

@@ -38,14 +38,15 @@ def elected(vectors: Sequence[Tensor], weights: Sequence[float], normalize: bool
     """The sum of w_i v_i over the experts that agree in sign with the winner, entry by entry; divided by what agreed under `normalize`.
 
     "weighted" elects the sign of sum_i w_i v_i, "plain" that of sum_i v_i, "frequency" that of the majority; a tie elects plus. An entry
-    of 0 agrees with nobody. The divisor is the sum of the agreeing weights, or their count.
+    of 0 agrees with nobody, NaN with everybody. The divisor is the sum of the agreeing weights, or their count.
     """
     factors = [scalar(weight, vectors[0]) for weight in weights]
     weighted = [vector * factor for vector, factor in zip(vectors, factors, strict=True)]
     voters = weighted if elect == "weighted" else vectors
     votes = [voter.sign() for voter in voters] if elect == "frequency" else voters
     plus = total(votes) >= 0
-    masks = [torch.where(plus, voter > 0, voter < 0) for voter in voters]
+    # NaN is not at most 0 either: it takes part, and the sum is NaN
+    masks = [torch.where(plus, voter <= 0, voter >= 0).logical_not_() for voter in voters]
     mixed = total([part.where(mask, 0) for part, mask in zip(weighted, masks, strict=True)])
     if not normalize:
         return mixed

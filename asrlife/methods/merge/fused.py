@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -15,13 +14,16 @@ from torch import Tensor
 from asrlife.errors import InputError
 from asrlife.methods.merge.linear import Linear
 from asrlife.methods.merge.method import Method, Stack
-from asrlife.methods.merge.vectors import TaskArithmetic, Ties
+from asrlife.methods.merge.rules import THINNED, rules
+from asrlife.methods.merge.team import CODES, Team, memory
+from asrlife.methods.merge.vectors import Electing, TaskArithmetic, TaskVectors
 
-CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-SMALLEST = 1 << 16
-"""Elements that are worth a second thread."""
-Kernel = Callable[[int, int], Any]
-"""What does elements from the first to before the last."""
+PIECE = 1 << 16
+"""Elements that are given away at once: they stay in a core's cache until then."""
+Kernel = Callable[[tuple[int, int], int, int], bool]
+"""Does elements from a first to before a last, for the memory (address of element 0, code of the dtype) of the result; are all finite?"""
+Take = Callable[[int, Tensor], None]
+"""Takes the elements from a first one on, as a flat tensor that is used again; called from several threads."""
 _NOTHING = 1e-8  # what `consensus.summed` takes for weights that cancel
 
 
@@ -36,130 +38,80 @@ def available() -> bool:
     return True
 
 
-def fits(method: Method, stack: Stack, out: Tensor) -> bool:
-    """Whether `merge_into` can do this: linear, task arithmetic or ties in float32, of contiguous float32, bfloat16 and float16."""
-    tensors = (*([] if stack.base is None else [stack.base]), *stack.experts, out)
+def fits(method: Method, stack: Stack, dtype: torch.dtype) -> bool:
+    """Whether `merge` can do this: linear, task arithmetic, TIES, DARE or breadcrumbs in float32, of contiguous floats of 2 or 4 bytes."""
+    tensors = (*([] if stack.base is None else [stack.base]), *stack.experts)
     if not all(tensor.dtype in CODES and tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors):
         return False
-    if isinstance(method, Ties):
-        return method.rescale == "none"
+    if dtype not in CODES:
+        return False
     # an addcmul of torch without vectors of this width rounds twice
     vectors = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
-    return type(method) is TaskArithmetic or (type(method) is Linear and vectors)
+    return type(method) in THINNED or (type(method) is Linear and vectors)
 
 
-def merge_into(method: Method, stack: Stack, out: Tensor, threads: int = 1) -> None:
-    """Write the merged parameter into `out`, rounded to its dtype; the models of `stack` may be in any dtype that `fits`.
+def merge(method: Method, stack: Stack, dtype: torch.dtype, take: Take, threads: int = 1) -> None:
+    """Work the merged parameter out, rounded to `dtype`, and give it to `take` piece by piece; the stack may be in any dtypes that `fits`.
 
     The bits are those of `method.merge` of the stack in float32, whatever `threads` is. Raises what it raises, and InputError where a
     number comes out NaN or infinite.
     """
     method.admit(stack)
-    if not out.numel():
+    total = stack.experts[0].numel()
+    if not total:
         return
-    with _Team(out.numel(), threads) as team:
-        kernel: Any = _blend if isinstance(method, Linear) else _combine if isinstance(method, TaskArithmetic) else _elect
-        finite = team.run(kernel(method, stack, out, team))
+    with Team(total, threads) as team:
+        make: Any = _blend if isinstance(method, Linear) else _combine if isinstance(method, TaskArithmetic) else _mix
+        kernel: Kernel = make(method, stack, team)
+        finite = team.run(lambda start, stop: _piecewise(kernel, dtype, take, start, stop))
     if not all(finite):
-        raise InputError(f"{stack.name!r} comes out NaN or infinite in {out.dtype}: take smaller weights, or another dtype")
+        raise InputError(f"{stack.name!r} comes out NaN or infinite in {dtype}: take smaller weights, or another dtype")
 
 
-def _blend(method: Linear, stack: Stack, out: Tensor, team: _Team) -> Kernel:
+def _piecewise(kernel: Kernel, dtype: torch.dtype, take: Take, start: int, stop: int) -> bool:
+    piece, finite = torch.empty(min(PIECE, stop - start), dtype=dtype), True
+    for first in range(start, stop, PIECE):
+        last = min(stop, first + PIECE)
+        finite &= kernel((piece.data_ptr() - first * dtype.itemsize, CODES[dtype]), first, last)
+        take(first, piece[: last - first])
+    return finite
+
+
+def _blend(method: Linear, stack: Stack, team: Team) -> Kernel:
     from asrlife.methods.merge import kernels
 
     factors = _floats(method.own(stack, "weight"))
     divisor = torch.from_numpy(factors).sum() if method.normalize else torch.tensor(1.0)
     if float(divisor) == 0:
         raise InputError(f"linear: the weights of {stack.name!r} sum to 0: pass others, or normalize false")
-    given = (*_memory(stack.experts), factors, np.float32(divisor), _place(out))
-    return lambda start, stop: kernels.blend(*given, start, stop)
+    given = (*memory(stack.experts), factors, np.float32(divisor))
+    return lambda out, start, stop: bool(kernels.blend(*given, out, start, stop))
 
 
-def _combine(method: TaskArithmetic, stack: Stack, out: Tensor, team: _Team) -> Kernel:
+def _combine(method: TaskVectors, stack: Stack, team: Team) -> Kernel:
     from asrlife.methods.merge import kernels
 
     factors = _floats(method.own(stack, "weight"))
+    given = (*memory(_all(stack)), factors, _divisor(method, factors), np.float32(method.scale))
+    return lambda out, start, stop: bool(kernels.combine(*given, out, start, stop))
+
+
+def _mix(method: TaskVectors, stack: Stack, team: Team) -> Kernel:
+    from asrlife.methods.merge import kernels
+
+    factors = shares = _floats(method.own(stack, "weight"))
+    voting, normalize, divisor = kernels.NOBODY, False, _divisor(method, factors)
+    if isinstance(method, Electing):
+        voting = {"weighted": kernels.WEIGHTED, "plain": kernels.PLAIN, "frequency": kernels.FREQUENCY}[method.elect]
+        normalize, divisor = method.normalize, np.float32(1)
+        shares = factors if method.divide == "weights" else np.ones_like(factors)
+    given = (*memory(_all(stack)), rules(method, stack, team), factors, shares, voting, normalize, divisor, np.float32(method.scale))
+    return lambda out, start, stop: bool(kernels.mix(*given, out, start, stop))
+
+
+def _divisor(method: TaskVectors, factors: Any) -> Any:
     whole = float(torch.from_numpy(factors).sum())
-    divisor = whole if method.normalize and abs(whole) >= _NOTHING else 1.0
-    given = (*_memory(_all(stack)), factors, np.float32(divisor), np.float32(method.scale), _place(out))
-    return lambda start, stop: kernels.combine(*given, start, stop)
-
-
-def _elect(method: Ties, stack: Stack, out: Tensor, team: _Team) -> Kernel:
-    from asrlife.methods.merge import kernels
-
-    factors = _floats(method.own(stack, "weight"))
-    shares = factors if method.divide == "weights" else np.ones_like(factors)
-    cuts = [_cut(method, stack, index, team) for index in range(len(stack.experts))]
-    edges, lasts = (np.array(column, np.int64) for column in zip(*cuts, strict=True))
-    voting = {"weighted": kernels.WEIGHTED, "plain": kernels.PLAIN, "frequency": kernels.FREQUENCY}[method.elect]
-    given = (*_memory(_all(stack)), factors, shares, edges, lasts, voting, method.normalize, np.float32(method.scale), _place(out))
-    return lambda start, stop: kernels.elect(*given, start, stop)
-
-
-def _cut(method: Ties, stack: Stack, index: int, team: _Team) -> tuple[int, int]:
-    """The bits of the magnitude at which expert `index` is trimmed, and the last element that stays of those that have just it."""
-    total = stack.experts[0].numel()
-    limit, density = method.own(stack, "threshold")[index], method.own(stack, "density")[index]
-    if limit > 0:
-        return int(np.float32(limit).view(np.int32)), total
-    count = max(1, int(density * total))
-    if density >= 1 or density <= 0 or count >= total:
-        return (0x80000000, -1) if density <= 0 else (-1, total)
-    assert stack.base is not None
-    return _selected((stack.base, stack.experts[index]), count, team)
-
-
-def _selected(pair: tuple[Tensor, Tensor], count: int, team: _Team) -> tuple[int, int]:
-    """Radix selection in two passes, exact: the `count`-th largest magnitude of their difference, and where the last of its equals is."""
-    from asrlife.methods.merge import kernels
-
-    memory = _memory(pair)
-    upper, left = _from_above(team.counted(lambda a, z, counts: kernels.histogram(*memory, -1, a, z, counts)).sum(0), count)
-    parts = team.counted(lambda a, z, counts: kernels.histogram(*memory, upper, a, z, counts))
-    lower, left = _from_above(parts.sum(0), left)
-    edge, last = upper << 16 | lower, pair[0].numel()
-    if left == parts[:, lower].sum():
-        return edge, last
-    for (start, stop), here in zip(team.parts, parts[:, lower], strict=True):
-        if left <= here:
-            return edge, kernels.place_of(*memory, edge, left, start, stop)
-        left -= int(here)
-    raise AssertionError("counts that do not add up")
-
-
-def _from_above(counts: Any, wanted: int) -> tuple[int, int]:
-    above = counts[::-1].cumsum()
-    place = int(np.searchsorted(above, wanted))
-    return len(counts) - 1 - place, wanted - (int(above[place - 1]) if place else 0)
-
-
-class _Team:
-    """Threads that have a part of the elements each; numba gives the interpreter's lock back while it works."""
-
-    def __init__(self, total: int, threads: int) -> None:
-        threads = max(1, min(threads, total // SMALLEST))
-        # parts begin at multiples of 64, so that no two write into one line of the cache
-        edges = [total * part // threads // 64 * 64 for part in range(threads)] + [total]
-        self.parts = list(zip(edges, edges[1:], strict=False))
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
-
-    def __enter__(self) -> _Team:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def run(self, work: Kernel) -> list[Any]:
-        return list((map if self._pool is None else self._pool.map)(work, *zip(*self.parts, strict=True)))
-
-    def counted(self, work: Callable[[int, int, Any], Any]) -> Any:
-        """Counts (parts, 65536) of 65536 bins."""
-        counts = np.zeros((len(self.parts), 2, 1 << 16), np.int64)
-        numbers = {part: number for number, part in enumerate(self.parts)}
-        self.run(lambda start, stop: work(start, stop, counts[numbers[start, stop]]))
-        return counts.sum(1)
+    return np.float32(whole if method.normalize and abs(whole) >= _NOTHING else 1.0)
 
 
 def _all(stack: Stack) -> tuple[Tensor, ...]:
@@ -169,12 +121,3 @@ def _all(stack: Stack) -> tuple[Tensor, ...]:
 
 def _floats(values: Sequence[float]) -> Any:
     return np.array(values, np.float32)
-
-
-def _memory(tensors: Sequence[Tensor]) -> tuple[Any, Any]:
-    places = [_place(tensor) for tensor in tensors]
-    return np.array([address for address, _ in places], np.int64), np.array([code for _, code in places], np.int64)
-
-
-def _place(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), CODES[tensor.dtype]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from asrlife.delta.adapted import Adapted
 from asrlife.delta.arithmetic import CARD
 from asrlife.delta.checkpoint import Checkpoint
-from asrlife.delta.fingerprint import fingerprint
+from asrlife.delta.shards import Spec
 from asrlife.delta.weight_norm import effective, split
 from asrlife.delta.writer import SHARD_SIZE, Writer
 from asrlife.errors import InputError
@@ -27,14 +29,49 @@ from asrlife.methods.merge.layout import Source
 from asrlife.methods.merge.method import Stack
 from asrlife.methods.merge.plan import Job, Plan, partner
 from asrlife.methods.merge.plan import plan as planned
+from asrlife.methods.merge.tokens import respelt
 
 COUNT = "num_batches_tracked"
 Evidence = Callable[[Job], tuple[Tensor, ...]]
 
 
+class Target(Protocol):
+    """Where one tensor of a result goes, by pieces."""
+
+    @property
+    def spec(self) -> Spec:
+        """Its dtype and shape."""
+
+    def write(self, first: int, piece: Tensor) -> None:
+        """Write elements `first` and on from a flat tensor."""
+
+
+class Places(Protocol):
+    """Where tensors of a result go: a Writer's files, or memory."""
+
+    def place(self, name: str) -> Target:
+        """The place of a tensor."""
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor and say that it is written."""
+
+    def done(self, name: str) -> None:
+        """Say that a tensor is written."""
+
+
 def opened(config: MergeConfig, beside: Path = Path()) -> dict[str, Checkpoint]:
-    """The checkpoints that a merge names: embedded:NAME, folders or files here or beside the YAML file, or hub ids; headers are read."""
-    return {name: Checkpoint.open(located(name, beside)) for name in config.references}
+    """The checkpoints that a merge names: embedded:NAME, folders or files here or beside the YAML file, or hub ids; headers are read.
+
+    MODEL+ADAPTER is a model with a LoRA folder of peft on it. Where the merge asks for a tokenizer, all have the rows of its tokens.
+    """
+    return respelt(config, {name: _opened(name, beside) for name in config.references})
+
+
+def _opened(name: str, beside: Path) -> Checkpoint:
+    if "+" not in name or any(path.exists() for path in (Path(name).expanduser(), beside / name)):
+        return Checkpoint.open(located(name, beside))
+    model, _, adapter = name.rpartition("+")
+    return Adapted(Checkpoint.open(located(model, beside)), located(adapter, beside))
 
 
 def located(name: str, beside: Path = Path()) -> Path:
@@ -50,7 +87,9 @@ def located(name: str, beside: Path = Path()) -> Path:
 
 
 def merge(config: MergeConfig, out: Path, *, beside: Path = Path(), **options: Any) -> dict[str, Any]:
-    """Open, plan and run a merge; `options` as in `run`."""
+    """Open, plan and run a merge; `options` as in `run`. InputError for one whose settings are still to be searched."""
+    if config.search is not None:
+        raise InputError("search: choose its settings first, with asrlife.evaluate.merge_search or `asrlife merge`")
     return run(planned(config, opened(config, beside)), out, **options)
 
 
@@ -65,21 +104,23 @@ def run(
     check: bool = True,
     durable: bool = True,
     evidence: Evidence = lambda job: (),
+    told: Mapping[str, Any] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Write the merged model to `out` and return its card, which lies beside the weights as merge_card.json.
 
     `threads` are torch's unless given; without `kernels` torch does all, with the same bits. A run that was interrupted goes on where it
     left off. Under `check` a folder is loaded and run once; what fails that is moved to NAME.failed. `fingerprints` reads every input
-    once more. `evidence` gives data-driven methods what they go by. Raises InputError, and leaves no `out`, where anything fails.
+    once more, in as many threads. `evidence` gives data-driven methods what they go by, `told` is put on the card. Raises InputError,
+    and leaves no `out`, where anything fails.
     """
     work = Work(plan, threads or torch.get_num_threads(), kernels and fused.available(), evidence)
     files, texts = companions(plan)
-    card = _card(plan, work, fingerprints)
+    card = _card(plan, work, fingerprints) | dict(told or {})
     with Writer(
         out,
         plan.specs,
-        plan=_stamp(plan),
+        plan=stamp(plan),
         shard_size=shard_size,
         tied=plan.tied,
         metadata=plan.models[plan.donor].metadata,
@@ -92,18 +133,18 @@ def run(
         single = out.suffix == ".safetensors"
         writer.carry(files, {} if single else texts | {CARD: _text(card)})
         writer.finish()
-    return card if single else _checked(out, card, check)
+    return card if single else checked(out, card, check)
 
 
 class Work:
     """How a job is done."""
 
     def __init__(self, plan: Plan, threads: int, kernels: bool, evidence: Evidence) -> None:
-        self.kernels = kernels
-        self._plan, self._threads, self._evidence = plan, threads, evidence
+        self.kernels, self.threads = kernels, threads
+        self._plan, self._evidence = plan, evidence
         self._accumulate = DTYPES[plan.config.accumulate_dtype]
 
-    def do(self, job: Job, writer: Writer) -> None:
+    def do(self, job: Job, writer: Places) -> None:
         """Fill the places of a job."""
         if job.kind == "merge":
             self._merge(job, writer)
@@ -113,24 +154,28 @@ class Work:
             writer.put(job.names[0], self._average(job))
         else:
             for name, part in zip(job.names, self._pair(job), strict=True):
-                writer.put(name, _finite(name, part.to(writer.view(name).dtype)))
+                writer.put(name, _finite(name, part.to(writer.place(name).spec.dtype)))
 
     def _read(self, source: Source) -> Tensor:
         return self._plan.models[source.model][source.name]
 
-    def _merge(self, job: Job, writer: Writer) -> None:
+    def _merge(self, job: Job, writer: Places) -> None:
         assert job.method is not None
-        base = None if job.base is None else self._read(job.base)
-        experts = tuple(map(self._read, job.experts))
-        stack = Stack(job.names[0], base, experts, job.each, self._plan.config.seed, self._evidence(job))
-        place = writer.view(job.names[0])
-        if self.kernels and self._accumulate == torch.float32 and fused.fits(job.method, stack, place):
-            fused.merge_into(job.method, stack, place, self._threads)
+        stack, place = self.stack(job), writer.place(job.names[0])
+        if self.kernels and self._accumulate == torch.float32 and fused.fits(job.method, stack, place.spec.dtype):
+            fused.merge(job.method, stack, place.spec.dtype, place.write, self.threads)
             writer.done(job.names[0])
         else:
-            writer.put(job.names[0], _finite(job.names[0], job.method.merge(self._wide(stack)).to(place.dtype)))
+            writer.put(job.names[0], _finite(job.names[0], job.method.merge(self.wide(stack)).to(place.spec.dtype)))
 
-    def _wide(self, stack: Stack) -> Stack:
+    def stack(self, job: Job) -> Stack:
+        """What the method of a job is given, in the dtypes of the files."""
+        base = None if job.base is None else self._read(job.base)
+        experts = tuple(map(self._read, job.experts))
+        return Stack(job.names[0], base, experts, job.each, self._plan.config.seed, self._evidence(job))
+
+    def wide(self, stack: Stack) -> Stack:
+        """The same in the dtype that sums are taken in."""
         tensors = [tensor for tensor in (stack.base, *stack.experts) if tensor is not None]
         dtype = self._accumulate
         for tensor in tensors:
@@ -147,7 +192,7 @@ class Work:
         weights = [effective(*pair) for pair in pairs]
         base = weights.pop(0) if job.base else None
         stack = Stack(job.names[0], base, tuple(weights), job.each, self._plan.config.seed, self._evidence(job))
-        return split(job.method.merge(self._wide(stack)), *pairs[0])
+        return split(job.method.merge(self.wide(stack)), *pairs[0])
 
     def _average(self, job: Job) -> Tensor:
         """BatchNorm statistics: the mean over the experts of positive weight by how many batches each has seen, equal where none counts.
@@ -183,7 +228,7 @@ def _card(plan: Plan, work: Work, fingerprints: bool) -> dict[str, Any]:
         "config": config.model_dump(exclude_defaults=True, mode="json"),
         "seed": config.seed,
         "accumulate_dtype": config.accumulate_dtype,
-        "inputs": [_input(name, plan, fingerprints) for name in plan.models],
+        "inputs": _inputs(plan, fingerprints, work.threads),
         "files_from": plan.donor,
         "tensors": dict(plan.counts),
         "batchnorm": {"averaged": len(averaged), "note": "averaged by count: recompute on audio"} if averaged else None,
@@ -193,6 +238,11 @@ def _card(plan: Plan, work: Work, fingerprints: bool) -> dict[str, Any]:
     }
 
 
+def _inputs(plan: Plan, fingerprints: bool, threads: int) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(threads) as pool:  # hashing gives the interpreter's lock back
+        return list(pool.map(lambda name: _input(name, plan, fingerprints), plan.models))
+
+
 def _input(name: str, plan: Plan, fingerprints: bool) -> dict[str, Any]:
     checkpoint = plan.models[name]
     role = "base" if name == plan.config.base_model else "expert"
@@ -200,20 +250,21 @@ def _input(name: str, plan: Plan, fingerprints: bool) -> dict[str, Any]:
         "model": name,
         "role": role,
         "bytes": checkpoint.nbytes,
-        "fingerprint": fingerprint(checkpoint) if fingerprints else None,
+        "fingerprint": checkpoint.fingerprint() if fingerprints else None,
     }
 
 
-def _stamp(plan: Plan) -> str:
+def stamp(plan: Plan) -> str:
     """All that the bytes depend on, without reading the weights."""
     files = {
-        name: sorted({(str(e.path), e.path.stat().st_size, e.path.stat().st_mtime_ns) for e in checkpoint.stored.values()})
+        name: [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in checkpoint.files]
         for name, checkpoint in plan.models.items()
     }
     return json.dumps([version("asrlife"), plan.config.model_dump(mode="json"), files])
 
 
-def _checked(out: Path, card: dict[str, Any], check: bool) -> dict[str, Any]:
+def checked(out: Path, card: dict[str, Any], check: bool) -> dict[str, Any]:
+    """Under `check`, the card, on the disk too, of a merge that was loaded and run once; InputError, and NAME.failed, where that fails."""
     if not check:
         return card
     try:

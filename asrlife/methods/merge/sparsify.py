@@ -13,6 +13,8 @@ from asrlife.methods.merge.philox import uniform
 
 Rescale = Literal["none", "paper", "l1"]
 _BINS = 1 << 16
+_BLOCK = 1024  # what the kernels work on at once
+_CHUNK = 1 << 18
 
 
 def largest(values: Tensor, count: int) -> Tensor:
@@ -77,9 +79,32 @@ def rescaled(vector: Tensor, mask: Tensor, rescale: Rescale, chance: Tensor | fl
     if rescale == "paper":
         return torch.where(mask, kept / chance, kept)
     if rescale == "l1":
-        left = kept.abs().sum()
-        return kept * (vector.abs().sum() / left) if float(left) > 0 else kept
+        left = length(kept)
+        return kept * (length(vector) / left) if float(left) > 0 else kept
     return kept
+
+
+def length(vector: Tensor) -> Tensor:
+    """The L1 norm, in the vector's dtype: sums in float64 of blocks of 1024 by halves, then of these one after the other.
+
+    The same on any machine, by any number of threads.
+    """
+    flat, sums = vector.abs().reshape(-1), []
+    for start in range(0, flat.numel(), _CHUNK):
+        piece = flat[start : start + _CHUNK].double()
+        rows = torch.nn.functional.pad(piece, (0, -len(piece) % _BLOCK)).reshape(-1, _BLOCK)
+        while rows.shape[1] > 1:
+            rows = rows[:, : rows.shape[1] // 2] + rows[:, rows.shape[1] // 2 :]
+        sums += rows[:, 0].tolist()
+    return torch.tensor(total_of(sums), dtype=vector.dtype, device=vector.device)
+
+
+def total_of(sums: Iterable[float]) -> float:
+    """The sum from the first to the last, each step rounded to float64."""
+    found = 0.0
+    for number in sums:
+        found += number
+    return found
 
 
 def threshold(vectors: Callable[[], Iterable[Tensor]], density: float) -> float:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from asrlife.errors import InputError
-from asrlife.methods.merge.consensus import total
+from asrlife.methods.merge.consensus import scalar, total
 from asrlife.methods.merge.method import Method, Stack
 from asrlife.methods.settings import Count, Finite, Positive
 
 _TINY = 1e-8
+_CHUNK = 1 << 16  # elements that are widened at once
 
 
 def turned(one: Tensor, other: Tensor, t: float, straight: float, dim: int) -> Tensor:
@@ -26,6 +27,8 @@ def turned(one: Tensor, other: Tensor, t: float, straight: float, dim: int) -> T
 
     Where the sine of the angle is at most `straight`, or a vector is zero, the straight line (1-t) one + t other.
     """
+    if one.dim() == 1:
+        return _turned_whole(one, other, t, straight)
     lengths = [torch.linalg.vector_norm(vector.double(), dim=dim, keepdim=True) for vector in (one, other)]
     units = [vector.double() / length.clamp_min(_TINY) for vector, length in zip((one, other), lengths, strict=True)]
     cosine = (units[0] * units[1]).sum(dim=dim, keepdim=True).clamp(-1, 1)
@@ -34,6 +37,24 @@ def turned(one: Tensor, other: Tensor, t: float, straight: float, dim: int) -> T
     first = torch.where(line, 1 - t, torch.sin((1 - t) * angle) / torch.sin(angle)).to(one.dtype)
     second = torch.where(line, t, torch.sin(t * angle) / torch.sin(angle)).to(one.dtype)
     return first * one + second * other
+
+
+def _turned_whole(one: Tensor, other: Tensor, t: float, straight: float) -> Tensor:
+    """`turned` of flat vectors; nothing but the result is held whole."""
+    lengths = [math.sqrt(_dot(one, one)), math.sqrt(_dot(other, other))]
+    cosine = max(-1.0, min(1.0, _dot(one, other) / (max(lengths[0], _TINY) * max(lengths[1], _TINY))))
+    first, second = 1 - t, t
+    if math.sqrt(1 - cosine**2) > straight and min(lengths) > _TINY:
+        angle = math.acos(cosine)
+        first, second = math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+    found = one * scalar(first, one)
+    for part, more in zip(found.split(_CHUNK), other.split(_CHUNK), strict=True):
+        part.add_(more * scalar(second, one))
+    return found
+
+
+def _dot(one: Tensor, other: Tensor) -> float:
+    return sum(float(part.double() @ more.double()) for part, more in zip(one.split(_CHUNK), other.split(_CHUNK), strict=True))
 
 
 @dataclass(frozen=True)

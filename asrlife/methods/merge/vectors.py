@@ -44,9 +44,14 @@ class TaskVectors(Method):
     def combine(self, stack: Stack) -> Tensor:
         """Sparsify, weigh, mix, scale, add."""
         assert stack.base is not None
-        vectors = [self.thinned(expert - stack.base, stack, index) for index, expert in enumerate(stack.experts)]
-        mixed = self.mix(vectors, self.own(stack, "weight"))
+        mixed = self.mixed(stack)
         return stack.base + (mixed if self.scale == 1 else mixed.mul_(self.scale))
+
+    def mixed(self, stack: Stack) -> Tensor:
+        """The one vector that `scale` multiplies, on memory of its own."""
+        assert stack.base is not None
+        vectors = [self.thinned(expert - stack.base, stack, index) for index, expert in enumerate(stack.experts)]
+        return self.mix(vectors, self.own(stack, "weight"))
 
     def thinned(self, vector: Tensor, stack: Stack, index: int) -> Tensor:
         """What remains of the task vector of expert `index`: all of it, unless the method says otherwise."""

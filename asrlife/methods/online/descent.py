@@ -198,7 +198,7 @@ class Tuning(Learner):
         start, path = opening(model, batch, rows.tensors, beam)
         course = walk(batch, path)
         before = start or model.decode(batch, course.first)
-        after = model.decode(batch, course.last) if path is None else model.decode(batch, beam=beam, weights=rows.tensors)
+        after = model.decode(batch, course.last if path is None else None, beam=1 if path is None else beam, weights=rows.tensors)
         tried = zip(course.faults(rows.values), before, after, course.details(before), strict=True)
         judged = [
             (fault or (_emptied(old, new) if path is None else self.guard(old, new)), old, new, detail) for fault, old, new, detail in tried

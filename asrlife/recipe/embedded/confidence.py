@@ -1,14 +1,15 @@
-"""Confidence as a probability: a logistic curve for texts and one for words, fitted on development speech and written on the card.
+"""Confidence as a probability: logistic curves for texts and for words, and for those of the adapted model, fitted on development speech.
 
-`python -m asrlife.recipe.embedded.confidence MANIFEST asrlife/assets/ctc ...` does it for models that are there, and prints what it found:
-on the development split of the manifest, or on sentences of the grammar in development voices for a model that never heard a human.
+They are written on the card. `python -m asrlife.recipe.embedded.confidence MANIFEST asrlife/assets/ctc ...` does it for models that are
+there, and prints what it found: on the development split of the manifest, or on sentences of the grammar in development voices for a
+model that never heard a human.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -22,6 +23,8 @@ from asrlife.data.condition import NOISES, Condition
 from asrlife.data.corpus import Corpus
 from asrlife.data.utterance import Utterance
 from asrlife.files import atomic
+from asrlife.methods.online.fold import run
+from asrlife.methods.online.registry import make
 from asrlife.models.confidence import Platt, logit, raw
 from asrlife.recipe.embedded.speech import RATE, Speech, read_aloud
 from asrlife.recipe.recipe import folder as recipes
@@ -34,6 +37,8 @@ BINS = 10
 FOLDS = 5
 SENTENCES, SEED = 60, 12  # as the development set of the recipe begins
 _BATCH = 32
+KINDS = ("utterance", "word")
+ADAPTED = ("suta", "dsuta")
 
 
 @dataclass(frozen=True)
@@ -52,18 +57,42 @@ def conditions(levels: Sequence[float]) -> list[Condition]:
 
 def gather(folder: Path, utterances: Sequence[Utterance], heard_in: Sequence[Condition]) -> dict[str, Evidence]:
     """What the model in `folder` makes of the utterances under the conditions, without any curve on its card."""
+    model = _without_curves(folder)
+
+    def said() -> Iterator[tuple[int, Hypothesis]]:
+        for condition in heard_in:
+            waveforms = [condition.apply(utterance).waveform() for utterance in utterances]
+            yield from enumerate(model.transcribe(waveforms, batch_size=_BATCH))
+
+    return _evidence(said(), utterances)
+
+
+def gather_adapted(folder: Path, utterances: Sequence[Utterance], heard_in: Sequence[Condition]) -> dict[str, Evidence]:
+    """The same when it adapts by each method of ADAPTED, with the settings of its card; every condition is a stream of its own."""
+    model = _without_curves(folder)
+
+    def said() -> Iterator[tuple[int, Hypothesis]]:
+        for condition, name in product(heard_in, ADAPTED):
+            stream = run(make(name, {}, model), model, [condition.apply(utterance) for utterance in utterances])
+            yield from ((owner, hypothesis) for owner, (_, hypothesis, _) in enumerate(stream))
+
+    return _evidence(said(), utterances)
+
+
+def _without_curves(folder: Path) -> Any:
     import asrlife
 
     model: Any = asrlife.load(str(folder))
-    model = replace(model, card={key: value for key, value in model.card.items() if key != "confidence"})
-    rows: dict[str, list[tuple[float, bool, int]]] = {"utterance": [], "word": []}
-    for condition in heard_in:
-        waveforms = [condition.apply(utterance).waveform() for utterance in utterances]
-        for owner, hypothesis in enumerate(model.transcribe(waveforms, batch_size=_BATCH)):
-            text = str(utterances[owner].text)
-            if hypothesis.tokens:
-                rows["utterance"].append((hypothesis.score, hypothesis.text == text, owner))
-            rows["word"] += [(score, good, owner) for score, good in _words(hypothesis, text)]
+    return replace(model, card={key: value for key, value in model.card.items() if key != "confidence"})
+
+
+def _evidence(said: Iterable[tuple[int, Hypothesis]], utterances: Sequence[Utterance]) -> dict[str, Evidence]:
+    rows: dict[str, list[tuple[float, bool, int]]] = {kind: [] for kind in KINDS}
+    for owner, hypothesis in said:
+        text = str(utterances[owner].text)
+        if hypothesis.tokens:
+            rows["utterance"].append((hypothesis.score, hypothesis.text == text, owner))
+        rows["word"] += [(score, good, owner) for score, good in _words(hypothesis, text)]
     return {kind: Evidence(*(np.array(column) for column in zip(*found, strict=True))) for kind, found in rows.items() if found}
 
 
@@ -115,15 +144,23 @@ def measured(evidence: Evidence) -> dict[str, Any]:
 
 
 def calibrate(folder: Path, utterances: Sequence[Utterance]) -> Mapping[str, Any]:
-    """Fit both curves for the model in `folder`, write them on its card, and return the card; a model that says nothing gets none."""
+    """Fit the curves of the model in `folder`, as it is and adapted, write them on its card, and return the card.
+
+    A model that says nothing gets none.
+    """
     levels = FEW_LEVELS if folder.name == "whisper" else LEVELS
-    found = {kind: measured(evidence) for kind, evidence in gather(folder, utterances, conditions(levels)).items()}
+    heard_in = conditions(levels)
+    plain, adapted = (
+        {kind: measured(evidence) for kind, evidence in found(folder, utterances, heard_in).items()} for found in (gather, gather_adapted)
+    )
     path = folder / "card.json"
     card = json.loads(path.read_text(encoding="utf-8"))
-    told = f"{len(utterances)} development utterances, clean and in {', '.join(NOISES)} at {', '.join(f'{level:g}' for level in levels)} dB"
-    if len(found) < 2:
+    if len(plain) < len(KINDS):
         return card
-    card["confidence"] = {**found, "fitted_on": told}
+    told = f"{len(utterances)} development utterances, clean and in {', '.join(NOISES)} at {', '.join(f'{level:g}' for level in levels)} dB"
+    card["confidence"] = {**plain, "fitted_on": told}
+    if len(adapted) == len(KINDS):
+        card["confidence"]["adapted"] = {**adapted, "methods": list(ADAPTED)}
     with atomic(path, "w") as file:
         file.write(json.dumps(card, indent=2) + "\n")
     return card

@@ -31,6 +31,7 @@ class EmbeddedLm(Step):
     steps: PositiveInt = 3_600
     batch: PositiveInt = 64
     peak: PositiveFloat = 2e-3
+    matrices: PositiveFloat | None = None  # peak of Muon, for the matrices inside the network; AdamW has all without it
     shares: Mapping[str, float] = SHARES
     every: PositiveInt = 300
     most: PositiveInt = 10_000  # questions of a set that are scored
@@ -59,7 +60,7 @@ class EmbeddedLm(Step):
         def look() -> dict[str, float]:
             return {name: round(text.forced(model, questions), 3) for name, questions in watch.items()}
 
-        schedule = Schedule(self.steps, self.peak, warmup=100, floor=0.02, seed=self.seed)
+        schedule = Schedule(self.steps, self.peak, self.matrices, warmup=100, floor=0.02, seed=self.seed)
         drill(model.module, text.loss_of(model), look, stream, schedule, place.out / "lm.pt", self.every)
         return self.finish(model, world, place.out / "models" / "lm")
 

@@ -85,14 +85,14 @@ MODELS = [{"model": "a"}, {"model": "b"}]
         ({"models": None}, "exactly one of"),
         ({"basemodel": "a"}, "'basemodel' is not supported; did you mean 'base_model'"),
         ({"models": [{"model": "a", "paramters": {}}]}, "did you mean 'parameters'"),
-        ({"models": [{"model": "a+b"}]}, "adds an adapter"),
         ({"models": [{"model": {"model": {"path": "a", "revision": "v1"}}}]}, "'revision'"),
         ({"models": [{"model": "a", "parameters": {"weight": []}}]}, "'weight' is an empty list"),
         ({"parameters": {"weight": [{"filter": "mlp", "values": 1}]}}, "'values'"),
         ({"parameters": {"weight": [1, {"filter": "mlp", "value": 1}]}}, "mixes"),
         ({"dtype": "bfloat"}, "did you mean 'bfloat16'"),
         ({"accumulate_dtype": "bfloat16"}, "accumulate_dtype"),
-        ({"search": {}}, "'search' is not supported"),
+        ({"search": {}}, "'search.data' is missing"),
+        ({"search": {"data": "x", "parameters": {"s": [0, 1]}, "prober": 3}}, "did you mean 'probes'"),
         ({"models": None, "slices": [{"sources": [{"model": "a", "layer_range": [3, 3]}]}]}, "is empty"),
         (
             {"models": None, "slices": [{"sources": [{"model": m, "layer_range": [0, n]} for m, n in (("a", 2), ("b", 3))]}]},
@@ -104,6 +104,11 @@ MODELS = [{"model": "a"}, {"model": "b"}]
 def test_what_cannot_be_honoured_is_refused_by_name(over: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse({"merge_method": "ties", "models": MODELS} | over)
+
+
+def test_adapters_stand_behind_their_model() -> None:
+    written = [{"model": "a+b"}, {"model": {"model": {"path": "a"}, "lora": {"path": "b"}}}, {"model": {"model": "a", "lora": "b"}}]
+    assert parse({"merge_method": "linear", "models": written}).references == ("a+b",)
 
 
 def test_select_is_a_role_a_pattern_or_both() -> None:

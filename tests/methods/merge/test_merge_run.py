@@ -218,7 +218,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(llamas: Trio, tmp_path: P
         ({"parameters": {"weight": "much"}}, "give a number"),
         ({"parameters": {"normalize": 3}}, "normalize"),
         ({"select": "no such tensor"}, "no tensor is"),
-        ({"tokenizer": {"pad_to_multiple_of": 8}}, "pad_to_multiple_of is not supported"),
+        ({"tokenizer": {"pad_to_multiple_of": 0}}, "pad_to_multiple_of"),
         ({"tokenizer_source": "elsewhere"}, "is none of the models"),
         ({"chat_template": "chatml"}, "chat_template 'chatml'"),
         ({"merge_method": "fisher", "base_model": None}, "fisher"),
@@ -238,7 +238,7 @@ def test_tokenizers_and_templates(llamas: Trio, tmp_path: Path) -> None:
     speller = json.loads((other / "tokenizer.json").read_text())
     speller["added_tokens"] = [*speller.get("added_tokens", []), {"id": 999, "content": "<new>"}]
     (other / "tokenizer.json").write_text(json.dumps(speller))
-    with pytest.raises(InputError, match=r"tokenizers of .* differ"):
+    with pytest.raises(InputError, match=r"other has no tokenizer that loads"):
         merge(config((llamas[0], other, llamas[2]), tokenizer_source="base"), tmp_path / "never")
 
 
@@ -308,3 +308,21 @@ def test_inputs_are_on_the_card_by_what_they_hold(llamas: Trio, tmp_path: Path) 
     card = merge(config(llamas, seed=7), tmp_path / "out", check=False)
     assert [entry["role"] for entry in card["inputs"]] == ["base", "expert", "expert"] and card["seed"] == 7
     assert len({entry["fingerprint"] for entry in card["inputs"]}) == 3 and card["method"] == "task_arithmetic"
+
+
+def test_an_adapter_takes_part_without_a_model_of_its_own(llamas: Trio, tmp_path: Path) -> None:
+    from asrlife.delta.delta import Delta, LowRank
+    from asrlife.delta.fingerprint import fingerprint
+    from asrlife.delta.lora import write_lora
+
+    base, name = Checkpoint.open(llamas[0]), "model.layers.0.self_attn.q_proj.weight"
+    factors = LowRank(torch.randn(base[name].shape[0], 2), torch.randn(2, base[name].shape[1]))
+    write_lora(Delta(fingerprint(base), {name: factors}), tmp_path / "lora", base)
+    models = [{"model": f"{llamas[0]}+lora"}, {"model": str(llamas[1])}]
+    card = merge(config(llamas, models=models, parameters={"lambda": 0.5}), tmp_path / "out", beside=tmp_path)
+    merged, one, other = weights(tmp_path / "out"), weights(llamas[0]), weights(llamas[1])
+    assert card["checked"]["ran"] and len({entry["fingerprint"] for entry in card["inputs"]}) == 3
+    for key, tensor in merged.items():
+        expected = one[key] + 0.5 * (other[key] - one[key] + (factors.dense() if key == name else 0))
+        assert torch.allclose(tensor, expected, atol=1e-6), key
+    assert {path.name for path in tmp_path.iterdir()} == {"lora", "out"}

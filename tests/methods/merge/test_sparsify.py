@@ -86,3 +86,12 @@ def test_what_is_taken_is_made_up_for() -> None:
     assert torch.equal(sparsify.rescaled(VECTOR, nothing, "l1"), torch.zeros_like(VECTOR))
     halves = torch.full_like(VECTOR, 0.25)
     assert torch.equal(sparsify.rescaled(VECTOR, mask, "paper", halves), VECTOR * mask * 4)
+
+
+@given(length=st.integers(0, 20_000), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_a_length_is_the_l1_norm(length: int, seed: int) -> None:
+    vector = torch.randn(length, generator=torch.Generator().manual_seed(seed))
+    assert float(sparsify.length(vector)) == pytest.approx(math.fsum(vector.abs().tolist()), rel=1e-7)
+    assert sparsify.length(vector.double()).dtype == torch.float64
+    assert sparsify.length(torch.ones(70, 80)) == 5600
