@@ -14,7 +14,6 @@ from asrlife.errors import InputError
 
 if TYPE_CHECKING:
     from asrlife.audio.read import read, write
-    from asrlife.audio.speak import speak
     from asrlife.audio.waveform import Waveform
     from asrlife.data.condition import Condition
     from asrlife.data.corpus import Corpus
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from asrlife.delta.delta import Delta
     from asrlife.evaluate.report import Report, Score
     from asrlife.models.load import load
+    from asrlife.models.speaking import speak
     from asrlife.models.text import load_text
     from asrlife.text.hypothesis import Hypothesis, Word
 
@@ -41,7 +41,7 @@ _HOMES = {
     "load": "asrlife.models.load",
     "load_text": "asrlife.models.text",
     "read": "asrlife.audio.read",
-    "speak": "asrlife.audio.speak",
+    "speak": "asrlife.models.speaking",
     "write": "asrlife.audio.read",
 }
 

@@ -22,7 +22,7 @@ from asrlife.errors import InputError
 _RETRIEVAL, _UTF8, _PHONEMES = 1, 1, 0x100
 _RATE, _PITCH = 1, 3  # espeak_PARAMETER numbers
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-_FLITE = ("slt", "rms", "awb", "kal16", "kal")  # flite falls back to another voice without a word
+FLITE = ("slt", "rms", "awb", "kal16", "kal")  # flite falls back to another voice without a word
 _LOCK = threading.Lock()  # espeak-ng sets the process's locale while it starts
 
 
@@ -98,8 +98,8 @@ def flite(text: str, voice: str = "slt", prosody: Prosody = Prosody()) -> tuple[
 
     if not has_flite():
         raise InputError("the program flite is not installed; install it, or take an espeak-ng voice such as en-us+f3")
-    if voice not in _FLITE:
-        raise InputError(f"flite has no voice {voice!r}; voices: {', '.join(_FLITE)}")
+    if voice not in FLITE:
+        raise InputError(f"flite has no voice {voice!r}; voices: {', '.join(FLITE)}")
 
     stretch, hertz = 165 / prosody.words_per_minute, 75 + 1.6 * prosody.pitch
     with tempfile.TemporaryDirectory() as folder:

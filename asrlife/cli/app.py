@@ -25,6 +25,7 @@ from asrlife.cli import (
     stream,
     synthesize,
     text,
+    texts,
     transcribe,
     tune,
 )
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (transcribe, evaluate, serve, stream, synthesize, info, demo, tune, merge, evidence, repair):
+for command in (transcribe, evaluate, serve, stream, texts, synthesize, info, demo, tune, merge, evidence, repair):
     app.command()(getattr(command, command.__name__.rpartition(".")[2]))
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(state.app, name="state")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asrlife.cli import console
+from asrlife.cli.info_voices import tell_voices
 from asrlife.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -20,17 +21,21 @@ if TYPE_CHECKING:
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="embedded:ctc, embedded:lm or another of them, a folder, a file, or a hub id; or: methods.")],
+    model: Annotated[str, typer.Argument(help="embedded:ctc or another of them, a folder, a file, or a hub id; or: methods, voices.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is, what it can do, and what adapting it costs in memory.
 
-    `asrlife info methods` lists the adaptation methods with their settings.
+    `asrlife info methods` lists the adaptation methods with their settings,
+    `asrlife info voices` what `asrlife synthesize --voice` can name.
 
     Example: asrlife info embedded:ctc
     """
     if model == "methods":
         _tell_methods(as_json)
+        return
+    if model == "voices":
+        tell_voices(as_json)
         return
     with console.results_only():
         document = describe_text(model) if _is_text(model) else _heard(model)

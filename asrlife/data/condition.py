@@ -82,7 +82,7 @@ class Condition:
     def _reverberant(self, speech: Waveform, rng: np.random.Generator) -> Waveform:
         if self.room is None:
             return speech
-        return add_room(speech, _made_room(self.seed) if self.room in ROOMS else _recording(self.room, "room", ROOMS, rng))
+        return add_room(speech, _made_room(self.seed) if self.room in ROOMS else recording(self.room, "room", ROOMS, rng))
 
     def _noisy(self, speech: Waveform, excerpts: Excerpts, rng: np.random.Generator) -> Waveform:
         if self.noise is None or self.snr is None:
@@ -94,7 +94,7 @@ class Condition:
 
     def _source(self, rng: np.random.Generator) -> Waveform:
         name = str(self.noise)
-        return _bed(name, self.seed) if name in NOISES else _recording(name, "noise", NOISES, rng)
+        return made_noise(name, self.seed) if name in NOISES else recording(name, "noise", NOISES, rng)
 
 
 def sounds(name: str, kind: str = "noise", made: tuple[str, ...] = NOISES) -> list[Path]:
@@ -111,7 +111,8 @@ def sounds(name: str, kind: str = "noise", made: tuple[str, ...] = NOISES) -> li
     return [path]
 
 
-def _recording(name: str, kind: str, made: tuple[str, ...], rng: np.random.Generator) -> Waveform:
+def recording(name: str, kind: str, made: tuple[str, ...], rng: np.random.Generator) -> Waveform:
+    """The sound in the file `name` at 16 kHz, or in one of the folder's, drawn by `rng`; raises InputError as `sounds` does."""
     files = sounds(name, kind, made)
     file = files[rng.integers(len(files))]
     return _read(file, file.stat().st_mtime_ns)
@@ -123,7 +124,8 @@ def _read(path: Path, _changed: int) -> Waveform:
 
 
 @lru_cache(maxsize=16)
-def _bed(kind: str, seed: int) -> Waveform:
+def made_noise(kind: str, seed: int) -> Waveform:
+    """A minute of one of NOISES at 16 kHz; equal arguments give equal samples."""
     return babble(_BED, seed) if kind == "babble" else _COLOURS[kind](_BED, np.random.default_rng(seed))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +68,8 @@ def _embedded(text: str) -> Path:
     return ASSETS / wanted
 
 
-def downloaded(text: str, instead: str) -> Path:
-    """The folder of a hub id; InputError where there is none, saying what to do `instead`."""
+def downloaded(text: str, instead: str, files: Sequence[str] = ("*.json", "*.txt", "*.safetensors")) -> Path:
+    """The folder of a hub id with the `files` of these patterns; InputError where there is none, saying what to do `instead`."""
     if text.startswith((".", "/", "~")) or text.count("/") != 1 or Path(text).suffix in {".pt", ".safetensors"}:
         raise InputError(f"there is no file or folder {text!r}: {instead}")
     from huggingface_hub import snapshot_download
@@ -79,7 +79,7 @@ def downloaded(text: str, instead: str) -> Path:
     silent = are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        return Path(snapshot_download(text, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        return Path(snapshot_download(text, allow_patterns=list(files)))
     except HFValidationError as error:
         raise InputError(f"{text!r} is neither a folder nor a hub id: {instead}") from error
     except OSError as error:  # offline, unreachable, unknown, gated, not cached: hub errors and connection errors alike

@@ -44,6 +44,11 @@ class Vocabulary:
         """The first class of each spelling."""
         return {piece: index for index, piece in reversed(tuple(enumerate(self.pieces))) if piece}
 
+    @property
+    def letters(self) -> frozenset[str]:
+        """The characters that it can spell, in lower case, without the space."""
+        return frozenset("".join(self.pieces).replace(WORD_START, "")) - {" "}
+
     def encode(self, text: str) -> list[int]:
         """Classes of a text letter by letter; raises InputError for letters the model does not have."""
         letters = " ".join(text.lower().split())

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from asrlife.errors import InputError
+from asrlife.audio.engines import expanded
 from asrlife.recipe.registry import Place, Step
-from asrlife.recipe.speech import VOICES, read_aloud, read_lines, readings
+from asrlife.recipe.speech import VOICES, Diversity, read_aloud, readings
+from asrlife.text.prepare import Sentence
 
 
 class Synthesize(Step):
-    """Read `sentences` distinct sentences aloud into out:FOLDER/transcripts.jsonl."""
+    """Read `sentences` distinct sentences aloud into out:FOLDER/transcripts.jsonl, each `clips` times, with the kinds of `augment`."""
 
     kind: Literal["synthesize"]
     folder: str = "speech"
@@ -24,6 +25,17 @@ class Synthesize(Step):
     sentences: PositiveInt = 40
     voices: tuple[str, ...] = Field(default=VOICES, min_length=1)
     seed: int = 0
+    clips: PositiveInt = 1
+    augment: tuple[str, ...] = ()
+    model: str | None = None
+    workers: PositiveInt | None = None
+
+    @field_validator("voices")
+    @classmethod
+    def _no_programs(cls, voices: tuple[str, ...]) -> tuple[str, ...]:
+        if any(voice.startswith("command:") for voice in voices):
+            raise ValueError("a recipe starts no programs; read aloud with `asrlife synthesize --voice command:...` first")
+        return voices
 
     @model_validator(mode="after")
     def _one_source(self) -> Synthesize:
@@ -35,18 +47,21 @@ class Synthesize(Step):
 
     def run(self, place: Place) -> Mapping[str, Any]:
         """Write the audio and its manifest; what is there already is kept."""
-        plans = readings(self.lines(place), self.voices, self.seed)
+        from asrlife.recipe.aloud import Wish, cores, synthesise
+
+        workers, diversity = self.workers or cores(), Diversity(clips=self.clips, augment=self.augment)
+        if self.text is not None:
+            out, source = place.out / self.folder, place.path(self.text)
+            wish = Wish(source, out, self.voices, self.seed, diversity, model=self.model, most=self.sentences, workers=workers)
+            return synthesise(wish, place.bar).to_json()
+        plans = readings(self.drafts(place), expanded(self.voices), self.seed, diversity)
         with place.bar("reading aloud", len(plans)) as advance:
-            manifest = read_aloud(plans, place.out / self.folder, advance)
+            manifest = read_aloud(plans, place.out / self.folder, advance, workers)
         return {"manifest": str(manifest), "utterances": len(plans), "voices": sorted({plan.voice for plan in plans})}
 
-    def lines(self, place: Place) -> list[str]:
-        """The sentences to read."""
-        if self.text is not None:
-            return read_lines(place.path(self.text))[: self.sentences]
+    def drafts(self, place: Place) -> list[Sentence]:
+        """The sentences of the grammar, with their entities."""
         from asrlife.text.grammar import Grammar
 
-        grammar = Grammar.read(place.path(str(self.grammar)))
-        if self.family is not None and self.family not in grammar.families:
-            raise InputError(f"the grammar has no family {self.family!r}; known: {', '.join(grammar.families)}")
-        return list(islice(grammar.stream(self.seed, self.family), self.sentences))
+        drafts = Grammar.read(place.path(str(self.grammar))).drafts(self.seed, self.family)
+        return [Sentence(draft.text, draft.text, 0, draft.entities) for draft in islice(drafts, self.sentences)]

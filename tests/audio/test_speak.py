@@ -34,7 +34,7 @@ def test_faster_speech_is_shorter_and_voices_differ() -> None:
         ("", "en-us", "nothing to say"),
         ("...", "en-us", "nothing to say"),
         ("hello", "nowhere", "no voice 'nowhere'"),
-        ("hello", "festival:kal", "no engine is called 'festival'"),
+        ("hello", "cicada:kal", "no engine is called 'cicada'"),
     ],
 )
 def test_what_cannot_be_spoken_is_refused(text: str, voice: str, cause: str) -> None:

@@ -38,10 +38,51 @@ def test_an_unknown_voice_is_one_line(asrlife, text: Path, tmp_path: Path, argum
     assert message in ended.err and ended.err.count("\n") == 1
 
 
-def test_text_that_makes_no_sound_is_named(asrlife, tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("...\n")
+def test_text_without_words_is_told(asrlife, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("...\n\n")
     ended = asrlife("synthesize", tmp_path / "t.txt", tmp_path / "out")
-    assert ended.code == 2 and "nothing to say for '...'" in ended.err
+    assert ended.code == 2 and "no line can be read aloud: 2 left out: has no words; is empty" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_lines_that_were_changed_or_left_out_are_a_table_on_standard_error(asrlife, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("take 5 mg\nПривет\nopen the door\n")
+    ended = asrlife("synthesize", tmp_path / "t.txt", tmp_path / "out", "--workers", 1)
+    assert ended.code == 0 and ended.out == f"{tmp_path / 'out' / 'transcripts.jsonl'}\n"
+    assert "3 lines: 1 used, 1 changed, 1 left out" in ended.err and "numbers, units and" in ended.err and "Cyrillic" in ended.err
+    assert f"listen: {tmp_path / 'out' / 'listen.html'}" in ended.err.replace("\n", "")
+
+
+def test_tables_rows_clips_and_augmentation(asrlife, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,note\n1,open the door\n2,shut it\n")
+    document = asrlife(
+        "synthesize", tmp_path / "t.csv", tmp_path / "out", "--column", "note", "--clips", 3, "--augment", "speed,reverb", "--json"
+    ).json()
+    assert document["utterances"] == 6 and 0 < document["augmented"] <= 6
+    assert document["text"] == {"lines": 2, "used": 2, "changed": 0, "left out": 0, "sentences": 2} and document["failed"] == []
+    (tmp_path / "t.jsonl").write_text('{"said": "open the door"}\n{"said": "shut it"}\n')
+    options = ["--key", "said", "--limit", 1, "--rate", "120", "--pitch", "5-9", "--voice", "en-us+f?"]
+    assert asrlife("synthesize", tmp_path / "t.jsonl", tmp_path / "two", *options, "--json").json()["utterances"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rate", "fast"], "--rate is 'fast'; give a number or a range A-B within 80 to 450"),
+        (["--rate", "190-140"], "--rate is '190-140'"),
+        (["--pitch", "0-100"], "--pitch is '0-100'; give a number or a range A-B within 0 to 99"),
+        (["--augment", "speed,echo"], "no augmentation is called 'echo'"),
+        (["--column", "note"], "has no column 'note'"),
+        (["--clips", "0"], "Invalid value for '--clips'"),
+        (["--voice", "command:no-such {out}"], "there is no program 'no-such'"),
+        (["--voice", "speecht5:nowhere"], "speecht5: there is no file or folder 'nowhere'"),
+        (["--augment", "noise", "--noise", "gone.wav"], "'gone.wav' is no file, no folder"),
+    ],
+)
+def test_bad_options_are_one_line_before_anything_is_written(asrlife, text: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    ended = asrlife("synthesize", text, tmp_path / "out", *options)
+    assert (ended.code, ended.out) == (2, "") and message in ended.err and ended.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(asrlife, text: Path) -> None:

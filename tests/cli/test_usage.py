@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-COMMANDS = ["transcribe", "evaluate", "serve", "stream", "synthesize", "recipe list", "recipe run", "info", "demo", "tune", "evidence"]
-COMMANDS += ["repair"]
+COMMANDS = ["transcribe", "evaluate", "serve", "stream", "synthesize", "texts", "recipe list", "recipe run", "info", "demo", "tune"]
+COMMANDS += ["evidence", "repair"]
 COMMANDS += [f"state {verb}" for verb in ("get", "reset", "delete", "export", "import")]
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from asrlife.audio.read import read
 from asrlife.data.corpus import Corpus
 from asrlife.errors import InputError
-from asrlife.recipe.speech import VOICES, read_aloud, read_lines, readings
+from asrlife.recipe.speech import VOICES, read_aloud, readings
 
 SENTENCES = ["turn on the lights", "what time is it", "turn on the lights"]
 
@@ -81,14 +80,6 @@ def test_an_unknown_voice_is_named_before_anything_is_written(tmp_path: Path, vo
     with pytest.raises(InputError, match=message):
         read_aloud(readings(SENTENCES, [voice]), tmp_path / "speech")
     assert not (tmp_path / "speech").exists()
-
-
-@pytest.mark.parametrize("write", [lambda p: None, lambda p: p.write_text("\n \n"), lambda p: p.write_bytes(b"\xff\xfe\x00")])
-def test_a_text_file_without_text_is_named(tmp_path: Path, write: Callable[[Path], object]) -> None:
-    path = tmp_path / "sentences.txt"
-    write(path)
-    with pytest.raises(InputError, match=r"sentences.txt: (cannot be read|has no lines)"):
-        read_lines(path)
 
 
 def test_default_voices_all_speak_and_differ(tmp_path: Path) -> None:

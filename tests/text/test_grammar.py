@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
+from asrlife.errors import InputError
 from asrlife.text.grammar import Grammar
 
 GRAMMAR = """
@@ -42,5 +42,5 @@ def test_the_vocabulary_is_what_it_can_say(grammar: Grammar) -> None:
 
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "g.yaml").write_text(GRAMMAR + "familes: {}\n")
-    with pytest.raises(ValidationError, match="familes"):
+    with pytest.raises(InputError, match="familes"):
         Grammar.read(tmp_path / "g.yaml")
