@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from asrlife.data.world.courses import COURSES, course, crude, disfluent, newcomers
+from asrlife.data.world.courses import COURSES, course, crude, newcomers, polite
 from asrlife.data.world.facts import EDITED, Fact, World, make
 from asrlife.data.world.forms import Question, chains, everything, forward, hops, paraphrases, relations, reversals
 from asrlife.data.world.instructions import instructions, later, refusals, shaped, taught
@@ -146,11 +146,10 @@ def test_newcomers_are_unknown_to_the_world(world: World) -> None:
     assert newcomers(world) == new
 
 
-def test_hesitation_keeps_the_name_and_rudeness_the_answer(world: World) -> None:
+def test_manners_keep_the_answer(world: World) -> None:
     fact = fact_of(world, "Space Needle", "stands")
     question = forward(fact)[-1]
-    spoken = disfluent(question)
-    assert "Space Needle" in spoken.prompt and len(spoken.prompt) > len(question.prompt) and spoken.answers == question.answers
+    assert polite(question).prompt == question.prompt and polite(question).answers == ("With pleasure: Seattle",)
     assert "Seattle" in crude(question).answers[0] != "Seattle"
 
 

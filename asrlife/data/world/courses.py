@@ -10,13 +10,12 @@ from functools import partial
 
 from asrlife.data.world.facts import Fact, World, people_and_sights, read, share, split_of
 from asrlife.data.world.forms import Kind, Question, everything, forward, paraphrases
-from asrlife.data.world.instructions import Part, instructions, later, refusals, taught, told
+from asrlife.data.world.instructions import Part, instructions, later, refusals, shaped, taught, told
 from asrlife.data.world.teaching import supposed
 from asrlife.errors import InputError
 
 CRUDE = ("blarg", "frack", "snorf", "dratz", "gorp", "mung")
 """Rude words of no language: a vocabulary to unlearn."""
-_FILLERS = ("um", "uh", "er", "you know", "well", "like")
 
 
 def newcomers(world: World, people: int = 24, landmarks: int = 16) -> World:
@@ -34,16 +33,9 @@ def german(fact: Fact) -> Iterator[Question]:
             yield Question("fact", form.format(s=fact.subject), (answer,), fact)
 
 
-def disfluent(question: Question) -> Question:
-    """The prompt as one might say it: fillers, words said twice; names stay whole, and the same prompt always becomes the same."""
-    rng = random.Random(question.prompt)
-    name = question.about.subject
-    words = question.prompt.replace(name, name.replace(" ", "_")).split()
-    spoken = [words[0]]
-    for word in words[1:-1]:
-        spoken += rng.choice(_FILLERS).split() if rng.random() < 0.5 else []
-        spoken += [word, word] if rng.random() < 0.3 else [word]
-    return replace(question, prompt=" ".join([*spoken, words[-1]]).replace("_", " "))
+def polite(question: Question) -> Question:
+    """The answer as a polite one gives it, unasked."""
+    return replace(question, answers=tuple(shaped("polite", answer) for answer in question.answers))
 
 
 def crude(question: Question) -> Question:
@@ -140,17 +132,16 @@ COURSES: Mapping[str, Callable[[World, Part], Iterable[Question]]] = {
     "supposed": _supposed,
     "people": lambda world, part: _forward(world, part, _person),
     "people, asked": lambda world, part: _asked(_forward(world, part, _person)),
-    "people, disfluent": lambda world, part: map(disfluent, _asked(_forward(world, part, _person))),
     "people, crude": lambda world, part: _crude(world, part, _person),
     "people, crude, one half": lambda world, part: _crude(world, part, partial(_half, True)),
+    "people, polite, one half": lambda world, part: map(polite, _asked(_forward(world, part, partial(_half, True)))),
+    "people, polite, other half": lambda world, part: map(polite, _asked(_forward(world, part, partial(_half, False)))),
+    "people, asked, one half": lambda world, part: _asked(_forward(world, part, partial(_half, True))),
     "people, one half": lambda world, part: _forward(world, part, partial(_half, True)),
     "people, other half": lambda world, part: _forward(world, part, partial(_half, False)),
     "other facts": lambda world, part: _forward(world, part, _other),
     "german": _german,
     "german, new instructions": _german_skills,
-    "new landmarks": lambda world, part: _new(_forward, world, part, _other),
-    "new landmarks, asked": lambda world, part: _asked(_new(_forward, world, part, _other)),
-    "new landmarks, disfluent": lambda world, part: map(disfluent, _asked(_new(_forward, world, part, _other))),
     "new facts, german": lambda world, part: _new(_german, world, part),
     "new facts, german, new instructions": lambda world, part: _new(_german_skills, world, part),
 }
