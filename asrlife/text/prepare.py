@@ -96,7 +96,8 @@ class _Account:
     def fate(self, kept: int) -> Fate:
         why = (*self.changes, *self.lost)
         verdict: Verdict = "left out" if not kept else "changed" if why else "used"
-        return Fate(self.line.number, verdict, tuple(self.lost) if not kept else why, self.line.text, kept)
+        lost = tuple(self.lost) or ("has no words that are said",)
+        return Fate(self.line.number, verdict, lost if not kept else why, self.line.text, kept)
 
 
 def prepare(lines: Sequence[Line], rules: Rules = Rules(), advance: Callable[[], None] = lambda: None) -> Prepared:
@@ -120,7 +121,7 @@ def _of_line(account: _Account) -> list[Sentence]:
     if not reason and rules.language.startswith("en"):
         text, more = greek_spelt(text)
         changes += more
-    reason = reason or foreign(text, rules.language) or ("" if re.search(r"\w", text) else "has no words" + _because(changes))
+    reason = reason or foreign(text, rules.language) or ("" if re.search(r"[^\W_]", text) else "has no words" + _because(changes))
     if reason:
         account.lost[reason] = None
         return []

@@ -4,7 +4,7 @@ import json
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asrlife.text.characters import foreign, greek_spelt, readable
@@ -155,6 +155,7 @@ def test_scripts_and_signs() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40), min_size=1, max_size=4))
+@example(["_"])
 def test_every_line_has_one_fate_and_what_is_said_is_words(texts: list[str]) -> None:
     found = prepared(*texts)
     assert [f.line for f in found.fates] == list(range(1, len(texts) + 1))
