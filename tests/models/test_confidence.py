@@ -63,6 +63,14 @@ def test_the_embedded_models_say_probabilities(name: str) -> None:
     assert all(0 <= word.confidence <= 1 for word in found.words)
 
 
+def test_refinements_of_the_embedded_model_promise_less() -> None:
+    curves = asrlife.load("embedded:ctc").card["confidence"]
+    said = Hypothesis("bin blue", (1, 2), (Word("bin", 0, 1, 0.99), Word("blue", 1, 2, 0.99)), log(0.995))
+    plain, adapted = (calibrated(said, {"confidence": curves}, adapted=each) for each in (False, True))
+    assert plain.confidence is not None and adapted.confidence is not None and adapted.confidence < plain.confidence
+    assert curves["adapted"]["word"]["error"]["after"] < 0.5 * curves["adapted"]["word"]["error"]["before"]
+
+
 def test_alternatives_differ_and_begin_with_the_likeliest() -> None:
     model = asrlife.load("embedded:ctc")
     found = model.alternatives(speak("turn on the kitchen light"), 5)
