@@ -99,16 +99,13 @@ def _tell_methods(as_json: bool) -> None:
     if as_json:
         console.emit({"methods": found})
         return
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 1, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    rows = []
     for method in found:
         settings = "  ".join(f"{key}={value}" for key, value in method["settings"].items())
-        table.add_row(Text(method["name"], "bold"), Text(f"{method['summary']}\n") + Text(settings or "no settings", "dim"))
-    console.out().print(table)
+        rows.append((Text(method["name"], "bold"), Text(f"{method['summary']}\n") + Text(settings or "no settings", "dim")))
+    console.catalogue(rows)
     console.out().print("A model's card may have other defaults. Change them with --set KEY=VALUE,")
     console.out().print("or for one of several methods: --adapt 'none,LABEL=NAME:KEY=VALUE;KEY=VALUE'.")
 

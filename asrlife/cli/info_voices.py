@@ -26,15 +26,12 @@ def tell_voices(as_json: bool) -> None:
     if as_json:
         console.emit({"engines": found})
         return
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 1, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    rows = []
     for row in found:
         text = Text(f"{row['about']}\n") + Text(f"not here: {row['missing']}" if row["missing"] else " ".join(row["voices"]), "dim")
-        table.add_row(Text(row["engine"], "bold"), text)
+        rows.append((Text(row["engine"], "bold"), text))
         if "variants" in row:
-            table.add_row(Text("  +VARIANT"), Text(" ".join(row["variants"]), "dim"))
-    console.out().print(table)
+            rows.append((Text("  +VARIANT"), Text(" ".join(row["variants"]), "dim")))
+    console.catalogue(rows)

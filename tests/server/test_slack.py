@@ -50,4 +50,6 @@ async def test_it_is_done_again_and_again_off_the_loop(monkeypatch: pytest.Monke
 
 async def test_it_ends_where_it_cannot_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slack, "trimmer", lambda: None)
-    await asyncio.wait_for(slack.returned(0.001), 5)
+    task = asyncio.create_task(slack.returned(3600))
+    done, _ = await asyncio.wait([task], timeout=5)
+    assert done == {task} and task.exception() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -123,25 +124,31 @@ def test_files_are_found_beside_the_merge(duos: dict[str, Duo], tmp_path: Path) 
     assert (tmp_path / "out" / "merge_card.json").is_file()
 
 
-def refused(asked: Any, out: Path, match: str) -> None:
-    with pytest.raises(InputError, match=match):
+def refusal(asked: Any, out: Path) -> str:
+    """What a merge that cannot be done says; it leaves nothing."""
+    with pytest.raises(InputError) as raised:
         merge(asked, out)
     assert not out.exists()
+    return str(raised.value)
 
 
 def test_what_does_not_fit_is_refused_by_name(duos: dict[str, Duo], tmp_path: Path) -> None:
     duo, out = duos["lm"], tmp_path / "out"
-    refused(config(duo, "fisher", None), out, r"lm-a has no evidence: make it with `asrlife evidence .*lm-a --kind fisher --data DATA")
-    refused(config(duo, "fisher", "gram"), out, "is gram and fisher goes by fisher: make it with")
-    refused(config(duo, "linear", "fisher"), out, "linear goes by weights alone")
+    assert re.search(
+        r"lm-a has no evidence: make it with `asrlife evidence .*lm-a --kind fisher --data DATA", refusal(config(duo, "fisher", None), out)
+    )
+    assert re.search("is gram and fisher goes by fisher: make it with", refusal(config(duo, "fisher", "gram"), out))
+    assert re.search("linear goes by weights alone", refusal(config(duo, "linear", "fisher"), out))
     swapped = [{"model": str(duo[0]), "evidence": f"{duo[1]}.fisher.safetensors"}, {"model": str(duo[1])}]
-    refused(parse({"merge_method": "fisher", "models": swapped}), out, "lm-b has no evidence")
+    assert re.search("lm-b has no evidence", refusal(parse({"merge_method": "fisher", "models": swapped}), out))
     swapped[1]["evidence"] = f"{duo[1]}.fisher.safetensors"
-    refused(parse({"merge_method": "fisher", "models": swapped}), out, r"was made for .*lm-b.*, which is not .*lm-a")
+    assert re.search(r"was made for .*lm-b.*, which is not .*lm-a", refusal(parse({"merge_method": "fisher", "models": swapped}), out))
     swapped[0]["evidence"] = "nowhere.safetensors"
-    refused(parse({"merge_method": "fisher", "models": swapped}), out, "evidence of .*lm-a: there is no file 'nowhere.safetensors'")
+    assert re.search(
+        "evidence of .*lm-a: there is no file 'nowhere.safetensors'", refusal(parse({"merge_method": "fisher", "models": swapped}), out)
+    )
     one = [{"model": str(duo[0]), "evidence": f"{duo[0]}.gram.safetensors"}, {"model": str(duo[1])}]
-    refused(parse({"merge_method": "regmean", "models": one}), out, "lm-b has no evidence")
+    assert re.search("lm-b has no evidence", refusal(parse({"merge_method": "regmean", "models": one}), out))
 
 
 def test_a_model_that_was_trained_on_is_another_one(duos: dict[str, Duo], tmp_path: Path) -> None:
@@ -153,7 +160,7 @@ def test_a_model_that_was_trained_on_is_another_one(duos: dict[str, Duo], tmp_pa
         {"model": str(other), "evidence": str(tmp_path / "a.safetensors")},
         {"model": str(two), "evidence": f"{two}.fisher.safetensors"},
     ]
-    refused(parse({"merge_method": "fisher", "models": named}), tmp_path / "out", "was made for")
+    assert "was made for" in refusal(parse({"merge_method": "fisher", "models": named}), tmp_path / "out")
 
 
 def test_evidence_of_a_half_precision_model_is_its_own(duos: dict[str, Duo], tmp_path: Path) -> None:
