@@ -23,6 +23,7 @@ from asrlife.delta.shards import Shard, Spec
 from asrlife.delta.writer import Writer
 from asrlife.errors import InputError
 from asrlife.files import atomic
+from asrlife.methods.merge.cards import card_of
 from asrlife.methods.merge.leaves import Leaves, parameters
 from asrlife.methods.merge.moments import watched
 from asrlife.methods.merge.subject import Subject
@@ -67,13 +68,7 @@ class Statistics:
         shard = Shard(path)
         if shard.metadata.get("format") != FORMAT or shard.metadata.get("kind") not in WHAT:
             raise InputError(f"{path} holds no evidence: make it with `asrlife evidence MODEL --kind fisher|gram --data DATA --out FILE`")
-        try:
-            text = path.with_suffix(".json").read_text(encoding="utf-8")
-            card = json.loads(text)
-        except (OSError, ValueError) as error:
-            raise InputError(f"the card {path.with_suffix('.json')} does not read ({error}): keep the two files together") from error
-        if hashlib.sha256(text.encode()).hexdigest() != shard.metadata.get("card") or not isinstance(card, dict):
-            raise InputError(f"{path.with_suffix('.json')} is not the card that {path} was written with: copy both files again")
+        card = card_of(shard, path)
         kind: Any = shard.metadata["kind"]
         return cls(kind, {name: shard.view(name) for name in shard.entries}, card)
 

@@ -19,6 +19,7 @@ from asrlife.delta.fingerprint import fingerprint
 from asrlife.delta.shards import Shard
 from asrlife.errors import InputError
 from asrlife.files import atomic
+from asrlife.methods.merge.cards import card_of
 from asrlife.methods.merge.moments import watched
 from asrlife.methods.merge.subject import Subject, head_of
 
@@ -58,13 +59,7 @@ class Surgery:
         shard = Shard(path)
         if shard.metadata.get("format") != FORMAT or set(shard.entries) != {"up", "down"}:
             raise InputError(f"{path} holds no surgery: make it with `asrlife repair MODEL --method surgery`")
-        try:
-            text = path.with_suffix(".json").read_text(encoding="utf-8")
-            card = json.loads(text)
-        except (OSError, ValueError) as error:
-            raise InputError(f"the card {path.with_suffix('.json')} does not read ({error}): keep the two files together") from error
-        if hashlib.sha256(text.encode()).hexdigest() != shard.metadata.get("card"):
-            raise InputError(f"{path.with_suffix('.json')} is not the card that {path} was written with: copy both files again")
+        card = card_of(shard, path)
         up, down = shard.view("up").clone(), shard.view("down").clone()
         if up.dim() != 2 or up.shape != down.T.shape:
             raise InputError(f"{path}: up {list(up.shape)} and down {list(down.shape)} are not of one width and rank: make it again")
