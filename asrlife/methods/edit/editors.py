@@ -1,0 +1,146 @@
+"""The editors, each a frozen dataclass that turns requests into low-rank changes; `EDITORS` has them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from asrlife.data.edit import EditRequest
+from asrlife.delta.delta import LowRank
+from asrlife.delta.weights import overwritten
+from asrlife.methods.edit import algebra
+from asrlife.methods.edit.algebra import Covariance
+from asrlife.methods.edit.keys import heard
+from asrlife.methods.edit.sites import Site
+from asrlife.methods.edit.values import Search, additions
+
+if TYPE_CHECKING:
+    from asrlife.models.text import TextModel
+
+
+@dataclass(eq=False)
+class Bench:
+    """What an editor works with: the model, where it writes, contexts, covariances by layer, and the keys of edits made before."""
+
+    model: TextModel
+    sites: tuple[Site, ...]
+    contexts: tuple[str, ...]
+    covariances: Mapping[int, Covariance]
+    earlier: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Editor:
+    """`layers` to write to, or the depth of the last of `count` of them; `together` edits are made by one solve."""
+
+    name: ClassVar[str]
+    together: ClassVar[bool]
+    layers: tuple[int, ...] | None = None
+    depth: float = 0.35
+    count: int = 1
+    search: Search = Search()
+
+    def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
+        """Changes by the name of the weight, in float64; the model is left as it was."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Rome(Editor):
+    """ROME (arXiv 2202.05262): one edit, one rank, one layer. `keys` "mean" takes the mean key over contexts everywhere (r-ROME, arXiv
+    2403.07175); "original" divides by the product with the key without context, as the first code did, which can end a model."""
+
+    name = "rome"
+    together = False
+    keys: Literal["mean", "original"] = "mean"
+
+    def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
+        """One change for each request, added up: the requests do not know of each other."""
+        site = bench.sites[-1]
+        found = additions(bench.model, requests, bench.contexts, site, self.search).additions.double().cpu()
+        mean = heard(bench.model, requests, bench.contexts, [site])[0][0].double().cpu()
+        alone = mean if self.keys == "mean" else heard(bench.model, requests, ("",), [site])[0][0].double().cpu()
+        known = bench.covariances[site.layer]
+        directions = known.solved(mean.T).T
+        scale = (directions * alone).sum(-1, keepdim=True)
+        return {site.name: LowRank((found / scale).T, directions)}
+
+
+@dataclass(frozen=True)
+class _Spread(Editor):
+    """Editors that write the last layer's wanted output by and by, over several layers and many edits at once (arXiv 2210.07229, 4.3)."""
+
+    together = True
+    count: int = 3
+    search: Search = Search(clamp=0.75)
+
+    def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
+        """From the lowest layer up, each change made on the model that has those below it."""
+        last, count = bench.sites[-1], len(bench.sites)
+        wanted = additions(bench.model, requests, bench.contexts, last, self.search, "block").additions
+        target = heard(bench.model, requests, ("",), [last])[0][1] + wanted
+        made: dict[str, LowRank] = {}
+        with overwritten(bench.model.module, [site.name for site in bench.sites]) as weights:
+            for number, site in enumerate(bench.sites):
+                gap = target - heard(bench.model, requests, ("",), [last])[0][1]
+                keys = heard(bench.model, requests, bench.contexts, [site])[0][0].double().cpu().T
+                change = self.solved(bench, site, gap.double().cpu().T / (count - number), keys)
+                made[site.name] = change
+                step = (change.up @ change.down).to(weights[site.name].dtype)
+                weights[site.name].add_(step.T if site.transposed else step)
+        return made
+
+    def solved(self, bench: Bench, site: Site, residuals: Tensor, keys: Tensor) -> LowRank:
+        """The change of one layer from residuals (out, n) and keys (in, n)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Memit(_Spread):
+    """MEMIT (arXiv 2210.07229): least squares between edits and `weight` times the covariance."""
+
+    name = "memit"
+    weight: float = 15.0
+
+    def solved(self, bench: Bench, site: Site, residuals: Tensor, keys: Tensor) -> LowRank:
+        """R K' (weight C + K K')^-1."""
+        return algebra.memit(residuals, keys, bench.covariances[site.layer], self.weight)
+
+
+@dataclass(frozen=True)
+class Emmet(_Spread):
+    """EMMET (arXiv 2403.14236): the edits exactly, and of all that makes them the least in the norm of the covariance."""
+
+    name = "emmet"
+    ridge: float = 0.1
+
+    def solved(self, bench: Bench, site: Site, residuals: Tensor, keys: Tensor) -> LowRank:
+        """R (K' C^-1 K + ridge I)^-1 K' C^-1; one edit alone has no ridge."""
+        return algebra.emmet(residuals, keys, bench.covariances[site.layer], self.ridge if keys.shape[1] > 1 else 0.0)
+
+
+@dataclass(frozen=True)
+class AlphaEdit(_Spread):
+    """AlphaEdit (arXiv 2410.02355): only along directions in which keys hardly vary, and with the keys of earlier edits held.
+
+    Those that share `energy` of the covariance's trace, or, as the authors have it, of eigenvalues below `threshold`, which is absolute.
+    """
+
+    name = "alphaedit"
+    ridge: float = 0.1
+    energy: float | None = 0.05
+    threshold: float | None = None
+
+    def solved(self, bench: Bench, site: Site, residuals: Tensor, keys: Tensor) -> LowRank:
+        """See `asrlife.methods.edit.algebra.alphaedit`; the keys are held from then on."""
+        unused = bench.covariances[site.layer].unused(self.threshold, self.energy)
+        before = bench.earlier.get(site.layer)
+        bench.earlier[site.layer] = keys if before is None else torch.cat([before, keys], 1)
+        return algebra.alphaedit(residuals, keys, unused, before, self.ridge)
+
+
+EDITORS: Mapping[str, type[Editor]] = {editor.name: editor for editor in (Rome, Memit, Emmet, AlphaEdit)}

@@ -1,0 +1,119 @@
+"""Keys: what feed-forwards read at the subjects of edits, and over running text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from asrlife.data.edit import EditRequest
+from asrlife.errors import InputError
+from asrlife.methods.edit.algebra import Covariance
+from asrlife.methods.edit.partial import body, listening
+from asrlife.methods.edit.rows import Rows, rows
+from asrlife.methods.edit.sites import Site
+
+if TYPE_CHECKING:
+    from asrlife.models.text import TextModel
+
+_ROWS = 64
+
+
+@torch.no_grad()
+def heard(model: TextModel, requests: Sequence[EditRequest], contexts: Sequence[str], at: Sequence[Site]) -> list[tuple[Tensor, Tensor]]:
+    """For each site the mean over contexts of its input and of its block's output at the subjects' last tokens, each (edits, width)."""
+    asked = rows(model, [(n, f"{c}{r.prompt}", r.subject, "") for n, r in enumerate(requests) for c in contexts])
+    taken: dict[int, list[Tensor]] = {site.layer: [] for site in at}
+    blocks: dict[int, list[Tensor]] = {site.layer: [] for site in at}
+    with ExitStack() as stack:
+        window = stack.enter_context(_windows(asked))
+        for site in at:
+            stack.enter_context(listening(site.module, lambda given, _, layer=site.layer: taken[layer].append(window(given))))
+            stack.enter_context(listening(site.block, lambda _, made, layer=site.layer: blocks[layer].append(window(made))))
+        _run(model.module, asked, window)
+    shape = (len(requests), len(contexts), -1)
+    return [tuple(torch.cat(part[s.layer]).reshape(shape).mean(1) for part in (taken, blocks)) for s in at]  # type: ignore[misc]
+
+
+class _Window:
+    """Which rows are in the forward that is running; picks what stands at their places."""
+
+    def __init__(self, asked: Rows) -> None:
+        self.asked, self.begin = asked, 0
+
+    def __call__(self, states: Tensor) -> Tensor:
+        places = self.asked.places[self.begin : self.begin + len(states)]
+        return states[torch.arange(len(states)), places].clone()
+
+
+@contextmanager
+def _windows(asked: Rows) -> Iterator[_Window]:
+    yield _Window(asked)
+
+
+def _run(network: Any, asked: Rows, window: _Window) -> None:
+    for window.begin in range(0, len(asked), _ROWS):
+        part = slice(window.begin, window.begin + _ROWS)
+        body(network)(input_ids=asked.ids[part], attention_mask=asked.mask[part], use_cache=False)
+
+
+@torch.no_grad()
+def covariances(model: TextModel, texts: Sequence[str], at: Sequence[Site], most: int = 2048, shrinkage: float = 1e-4) -> list[Covariance]:
+    """E[k k'] over the tokens of `texts` for all sites in one pass, in float64, with a little of the identity in it (see `Covariance.shrunk`).
+
+    Ten to twenty times as many tokens as the keys have dimensions are enough (arXiv 2506.04226). A forward has at most `most` tokens.
+    """
+    if not texts:
+        raise InputError("the covariance of keys needs texts: give some, or let the model write its own")
+    sums: dict[int, Tensor] = {}
+    counts: dict[int, int] = dict.fromkeys((site.layer for site in at), 0)
+    for ids, mask in _batches(model, texts, most):
+        with ExitStack() as stack:
+            for site in at:
+
+                def add(given: Tensor, _: Tensor, layer: int = site.layer, mask: Tensor = mask) -> None:
+                    keys = given[mask].float()
+                    sums[layer] = sums.get(layer, 0.0) + (keys.T @ keys).double()
+                    counts[layer] += len(keys)
+
+                stack.enter_context(listening(site.module, add))
+            body(model.module)(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    return [Covariance((sums[site.layer] / counts[site.layer]).cpu()).shrunk(shrinkage) for site in at]
+
+
+def _batches(model: TextModel, texts: Sequence[str], most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    tokens = sorted((model.ids(text)[:most] for text in texts), key=len)
+    group: list[list[int]] = []
+    for row in [*(row for row in tokens if row), []]:
+        if group and (not row or (len(group) + 1) * len(row) > most):
+            ids = torch.full((len(group), max(map(len, group))), model.end, device=model.device)
+            mask = torch.zeros_like(ids, dtype=torch.bool)
+            for number, one in enumerate(group):
+                ids[number, : len(one)] = torch.tensor(one, device=model.device)
+                mask[number, : len(one)] = True
+            yield ids, mask
+            group = []
+        group.append(row)
+
+
+@torch.no_grad()
+def written(model: TextModel, count: int, tokens: int, seed: int = 0, begin: str = "") -> list[str]:
+    """Texts that the model writes by itself, drawn from its own probabilities: contexts, or text to measure keys on where there is none."""
+    first = model.ids(begin) or [model.end]
+    generator = torch.Generator(model.device).manual_seed(seed)
+    ids = torch.tensor([first] * count, device=model.device)
+    room = int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9)
+    for _ in range(min(tokens, room - len(first))):
+        scores = model.module(ids).logits[:, -1].float()
+        scores[:, model.end] = -torch.inf
+        ids = torch.cat([ids, torch.multinomial(scores.softmax(-1), 1, generator=generator)], 1)
+    return [str(model.speller.decode(row[len(first) :], skip_special_tokens=True)).strip() for row in ids.tolist()]
+
+
+def contexts(model: TextModel, seed: int = 0, lengths: Sequence[int] = (5, 10), each: int = 5) -> tuple[str, ...]:
+    """Beginnings to stand before a prompt: none, and `each` texts of each length that the model wrote (cf. arXiv 2202.05262, 3.1)."""
+    texts = [text for length in lengths for text in written(model, each, length, seed + length)]
+    return ("", *(f"{text}. " for text in texts if text))
