@@ -36,10 +36,10 @@ class _Pass(nn.Module):
 def listening(module: nn.Module, heard: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
     """Tell `heard` the first input and the output of each call of a module."""
 
-    def hook(_: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-        heard(given[0], first(made))
+    def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
+        heard(given[0] if given else named["hidden_states"], first(made))
 
-    handle = module.register_forward_hook(hook)
+    handle = module.register_forward_hook(hook, with_kwargs=True)
     try:
         yield
     finally:

@@ -1,0 +1,184 @@
+"""Causal tracing: which states carry a fact, by putting them back one at a time into a network that was given a blurred subject.
+
+Source: arXiv 2202.05262, section 2. P is the probability of the answer's first token; TE = P(clean) - P(corrupted) and, for each token and
+layer, IE = P(restored) - P(corrupted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from asrlife.errors import InputError
+from asrlife.methods.edit.partial import adding, listening, logits_at, resumed
+from asrlife.methods.edit.rows import end_of_subject, place_of
+from asrlife.methods.edit.sites import blocks_of, sites
+
+if TYPE_CHECKING:
+    from asrlife.models.text import TextModel
+
+Kind = Literal["states", "feed-forward", "attention"]
+_AT_ONCE = 512  # rows in one forward
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One prompt traced: `effect` (tokens, layers) is IE, `clean` and `corrupted` are probabilities, `subject` the places of its tokens."""
+
+    kind: Kind
+    tokens: tuple[str, ...]
+    subject: range
+    answer: str
+    clean: float
+    corrupted: float
+    effect: Tensor
+
+    @property
+    def total(self) -> float:
+        """TE."""
+        return self.clean - self.corrupted
+
+
+def blur(model: TextModel, subjects: Sequence[str]) -> float:
+    """The standard deviation of the noise: three times that of the embeddings of the subjects' tokens."""
+    embedding = model.module.get_input_embeddings()
+    ids = torch.tensor(sorted({token for subject in subjects for token in model.ids(f" {subject}")}), device=model.device)
+    if not len(ids):
+        raise InputError("no subject has tokens: give at least one")
+    return 3.0 * float(embedding(ids).detach().float().std())
+
+
+@torch.no_grad()
+def trace(
+    model: TextModel, prompt: str, subject: str, noise: float, kind: Kind = "states", window: int = 0, samples: int = 10, seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Trace:  # fmt: skip
+    """Trace the answer that the model itself gives. `window` layers around each are restored together (0: that layer alone).
+
+    Noise N(0, noise^2) is added to the subject's embeddings in `samples` copies. All places of one layer share a forward, which begins at
+    the lowest layer that is restored. Noise 0 has no effects.
+    """
+    ids = torch.tensor([model.ids(prompt)], device=model.device)
+    last = end_of_subject(model, prompt, subject)
+    span = range(place_of(model, prompt, prompt.rfind(subject)), last + 1)
+    clean, probability, answer = _clean(model, ids, kind)
+    corrupted = _corrupted(model, ids, span, noise, samples, seed)
+    layers = len(blocks_of(model.module)[1])
+    effect = torch.zeros(ids.shape[1], layers)
+    low = _probability(model, ids, corrupted[0], 0, {}, answer)
+    for layer in range(layers):
+        within = range(max(0, layer - window // 2), min(layers, layer + window // 2 + 1))
+        effect[:, layer] = _restored(model, ids, kind, within, clean, corrupted, answer) - low
+        advance()
+    tokens = tuple(str(model.speller.decode([token])) for token in ids[0].tolist())
+    return Trace(kind, tokens, span, str(model.speller.decode([answer])).strip(), probability, low, effect)
+
+
+def modules_of(model: TextModel, kind: Kind) -> list[nn.Module]:
+    """What is restored in each layer: whole blocks, or what their feed-forward or their attention puts out."""
+    blocks = list(blocks_of(model.module)[1])
+    if kind == "states":
+        return blocks
+    if kind == "feed-forward":
+        return [site.module for site in sites(model.module)]
+    return [_attention(block) for block in blocks]
+
+
+def _attention(block: nn.Module) -> nn.Module:
+    for name, part in block.named_children():
+        if "attn" in name.lower() or "attention" in name.lower():
+            return part
+    raise InputError(f"{type(block).__name__} has no part called attention: trace states or the feed-forward")
+
+
+def _clean(model: TextModel, ids: Tensor, kind: Kind) -> tuple[list[Tensor], float, int]:
+    """What each layer's module puts out, (tokens, width), and the likeliest next token with its probability."""
+    kept: list[Tensor] = []
+    with ExitStack() as stack:
+        for module in modules_of(model, kind):
+            stack.enter_context(listening(module, lambda _, made: kept.append(made[0].clone())))
+        scores = logits_at(model.module, ids, torch.ones_like(ids), _ends(ids))[0].softmax(-1)
+    return kept, float(scores.max()), int(scores.argmax())
+
+
+def _ends(ids: Tensor) -> Tensor:
+    wanted = torch.zeros_like(ids, dtype=torch.bool)
+    wanted[:, -1] = True
+    return wanted
+
+
+def _corrupted(model: TextModel, ids: Tensor, span: range, noise: float, samples: int, seed: int) -> list[Tensor]:
+    """What goes into each block of the corrupted network, (samples, tokens, width)."""
+    generator, kept = torch.Generator().manual_seed(seed), list[Tensor]()
+    rows = ids.expand(samples, -1)
+
+    def blurred(made: Tensor) -> Tensor:
+        drawn = noise * torch.randn(samples, len(span), made.shape[-1], generator=generator)
+        out = made.clone()
+        out[:, span.start : span.stop] += drawn.to(made)
+        return out
+
+    with ExitStack() as stack:
+        stack.enter_context(adding(model.module.get_input_embeddings(), blurred))
+        for block in blocks_of(model.module)[1]:
+            stack.enter_context(_into(block, kept))
+        logits_at(model.module, rows, torch.ones_like(rows), _ends(rows))
+    return kept
+
+
+@contextmanager
+def _into(block: nn.Module, kept: list[Tensor]) -> Iterator[None]:
+    """Keep what a block is given."""
+
+    def take(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        kept.append((given[0] if given else named["hidden_states"]).clone())
+
+    handle = block.register_forward_pre_hook(take, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _restored(
+    model: TextModel, ids: Tensor, kind: Kind, within: range, clean: Sequence[Tensor], corrupted: Sequence[Tensor], answer: int
+) -> Tensor:  # fmt: skip
+    """P with the outputs of the layers `within` put back at each token in turn, (tokens,)."""
+    tokens, samples = ids.shape[1], len(corrupted[0])
+    found = []
+    per = max(1, _AT_ONCE // samples)
+    for begin in range(0, tokens, per):
+        places = torch.arange(begin, min(tokens, begin + per)).repeat_interleave(samples)
+        states = corrupted[within.start].repeat(len(places) // samples, 1, 1)
+        put = {layer: (places, clean[layer]) for layer in within}
+        found.append(_probability(model, ids, states, within.start, put, answer, kind, samples))
+    return torch.cat([torch.as_tensor(each).reshape(-1) for each in found])
+
+
+def _probability(
+    model: TextModel, ids: Tensor, states: Tensor, layer: int, put: dict[int, tuple[Tensor, Tensor]], answer: int,
+    kind: Kind = "states", samples: int = 0,
+) -> Any:  # fmt: skip
+    """P(answer) from `layer` on with clean outputs put back, a mean over samples; a number where nothing is put back."""
+    rows, modules = ids.expand(len(states), -1), modules_of(model, kind)
+    every = torch.arange(len(states))
+
+    def back(places: Tensor, kept: Tensor) -> Callable[[Tensor], Tensor]:
+        def change(made: Tensor) -> Tensor:
+            out = made.clone()
+            out[every, places] = kept[places]
+            return out
+
+        return change
+
+    with ExitStack() as stack:
+        stack.enter_context(resumed(model.module, layer, states))
+        for number, (places, kept) in put.items():
+            stack.enter_context(adding(modules[number], back(places, kept)))
+        scores = logits_at(model.module, rows, torch.ones_like(rows), _ends(rows)).softmax(-1)[:, answer]
+    return scores.reshape(-1, samples).mean(1) if samples else float(scores.mean())
