@@ -22,6 +22,7 @@ KINDS: dict[str, str] = {
     "evaluate": "asrlife.recipe.evaluation:Evaluate",
     "forgetting": "asrlife.recipe.forgetting:Forgetting",
     "stream": "asrlife.recipe.streaming:Streams",
+    "syn2real": "asrlife.recipe.syn2real.step:SynToReal",
     "synthesize": "asrlife.recipe.synthesis:Synthesize",
     "teach": "asrlife.recipe.teach:Teach",
     "tune": "asrlife.recipe.tuning:Tune",

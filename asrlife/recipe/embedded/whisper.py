@@ -10,7 +10,7 @@ from transformers import Wav2Vec2ForCTC, WhisperConfig, WhisperFeatureExtractor,
 
 from asrlife.recipe.embedded.augment import normalise
 from asrlife.recipe.embedded.ctc import LETTERS as LETTER_CLASSES
-from asrlife.recipe.embedded.training import RATE, Batch, pad
+from asrlife.recipe.embedded.training import RATE, Batch, mixed, pad
 
 WINDOW_S = 6
 TICK_S = 0.02
@@ -136,7 +136,7 @@ class Teacher(torch.nn.Module):
         timed = self.rng.random(len(windows)) < 0.35
         ids = padded([spell(segments, t) for (_, segments), t in zip(windows, timed, strict=True)])
         features, inputs = self.features([w for w, _ in windows]), ids[:, :-1].clamp(min=0)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             encoded = self.model.model.encoder(features).last_hidden_state
             hidden = self.model.model.decoder(input_ids=inputs, encoder_hidden_states=encoded).last_hidden_state
             logits, frames = self.model.proj_out(hidden), self.head(encoded)
@@ -149,7 +149,7 @@ class Teacher(torch.nn.Module):
         """Encoder alone: CTC per label plus the frame-wise divergence from `guide`, which says where each letter is."""
         windows = [(at_random_gain(wave, self.rng), segments) for wave, segments in pack(batch, self.rng)]
         waves, features = [wave for wave, _ in windows], self.features([wave for wave, _ in windows])
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             frames = self.head(self.model.model.encoder(features).last_hidden_state).float()
             target, valid = frame_targets(guide, waves)
         mine = frames[:, GUIDE_SHIFT : GUIDE_SHIFT + target.shape[1]].log_softmax(-1)
