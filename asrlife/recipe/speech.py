@@ -23,7 +23,7 @@ from asrlife.text.prepare import Sentence
 
 VOICES = ("en-us+f3", "en-us+m3", "en-gb-x-rp+f2", "en-gb-scotland+m2")
 MANIFEST = "transcripts.jsonl"
-_SHARE = 24  # readings that are worth a process
+_SHARE = 400  # readings that are worth a process: espeak takes some 11 ms for one, a process 6 s until it can read
 
 
 @dataclass(frozen=True)

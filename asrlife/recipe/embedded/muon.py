@@ -31,17 +31,16 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move every matrix that has a gradient."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    self._move(matrix, group)
+                    self._move(matrix, matrix.grad, group)
 
-    def _move(self, matrix: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[matrix]
-        moment = state.setdefault("momentum_buffer", torch.zeros_like(matrix))
-        moment.lerp_(matrix.grad, 1 - group["momentum"])
-        ahead = matrix.grad.lerp(moment, group["momentum"])
+    def _move(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        moment = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+        moment.lerp_(gradient, 1 - group["momentum"])
+        ahead = gradient.lerp(moment, group["momentum"])
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
         matrix.add_(orthogonalised(ahead), alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)

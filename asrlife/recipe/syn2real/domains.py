@@ -22,6 +22,7 @@ from asrlife.recipe.schema import Settings
 if TYPE_CHECKING:
     from asrlife.recipe.registry import Place
 
+MOST: Mapping[Split, int] = {"train": 60, "dev": 20, "test": 40}
 _SHARES = (0.7, 0.85)  # train, train and dev, of a manifest without splits
 _PAUSE = (0.02, 0.2)  # s between joined recordings
 _RATE = 16_000
@@ -39,7 +40,7 @@ class Domain(Settings):
     manifest: str
     where: str = ""
     join: NonNegativeInt = 0
-    most: Mapping[Split, PositiveInt] = {"train": 60, "dev": 20, "test": 40}
+    most: Mapping[Split, PositiveInt] = MOST
     seed: int = 0
 
     @field_validator("where")
@@ -67,7 +68,8 @@ class Heard:
 
     def told(self) -> dict[str, Any]:
         """What there is, for reports, and the ids that tell it from something else."""
-        sets = {**self.real, "synthetic": self.synthetic}
+        sets: dict[str, Corpus] = {"synthetic": self.synthetic}
+        sets.update(self.real.items())
         count = {name: len(corpus) for name, corpus in sets.items()}
         seconds = {name: round(sum(u.waveform().duration for u in corpus), 1) for name, corpus in sets.items()}
         names = "\n".join(u.id for corpus in sets.values() for u in corpus)

@@ -81,7 +81,7 @@ class SynToReal(Step):
         """The trials of one seed as JSON, those of an earlier run where it had the same settings and sounds."""
         from asrlife.models.load import load
 
-        model, folder = load(self.model), place.out / self.folder
+        model, folder = load(self._named(place)), place.out / self.folder
         path, stamp = folder / f"seed-{seed}.json", self._stamp(seed, model.fingerprint(), domains, tests)
         if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["stamp"] == stamp:
             return dict(kept)
@@ -89,6 +89,10 @@ class SynToReal(Step):
         with atomic(path, "w") as file:
             json.dump({"stamp": stamp, **found}, file, indent=1)
         return dict(json.loads(json.dumps(found)))
+
+    def _named(self, place: Place) -> str:
+        """The model's name, or the folder that an earlier step made."""
+        return str(place.path(self.model)) if self.model.startswith("out:") else self.model
 
     def _measured(
         self, seed: int, model: Any, domains: Mapping[str, Heard], tests: Mapping[str, Any], folder: Path, place: Place
