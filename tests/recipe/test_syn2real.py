@@ -170,11 +170,12 @@ def settings(tmp_path: Path, model: Path) -> dict[str, Any]:
     path = manifest(tmp_path, [text for texts in WORDS.values() for text in texts], 16)
     domain = {"manifest": str(path), "most": {"train": 2, "dev": 1, "test": 1}}
     return {
-        "kind": "syn2real", "model": str(model), "protocols": ["strict", "published"], "seeds": [1, 2], "scales": [0.0, 0.5], "near": 1,
+        "kind": "syn2real", "model": str(model), "protocols": ["strict", "published"], "seeds": [1], "scales": [0.0, 0.5], "near": 1,
         "domains": {name: {**domain, "where": f"^{name} "} for name in WORDS}, "tune": {"steps": 2, "batch_seconds": 4, "rate": 1e-3},
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_whole_run_goes_on_where_it_was_stopped_and_keeps_what_is_there(
     tmp_path: Path, place: Place, ctc_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,5 +201,6 @@ def test_a_whole_run_goes_on_where_it_was_stopped_and_keeps_what_is_there(
     assert count[0] == made
     for picture in found["pictures"].values():
         assert Path(picture).read_bytes().startswith(b"\x89PNG")
-    SynToReal(**{**asked, "seeds": [1], "tune": {**asked["tune"], "rate": 2e-3}}).run(place)
-    assert count[0] > made  # other settings: nothing that was kept counts
+    with pytest.raises(KeyboardInterrupt):  # other settings: nothing that was kept counts
+        count[0] = 8
+        SynToReal(**{**asked, "tune": {**asked["tune"], "rate": 2e-3}}).run(place)
