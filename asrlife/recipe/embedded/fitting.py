@@ -12,6 +12,8 @@ from asrlife.recipe.embedded.speech import Speech, is_open
 from asrlife.recipe.embedded.training import Mixture, Schedule, batches, error_rates, fit
 
 if TYPE_CHECKING:
+    from transformers import Wav2Vec2ForCTC
+
     from asrlife.recipe.embedded.build import Embedded
 
 LONGEST = 4.5  # s; slowed down and padded it still fits the window of six
@@ -64,13 +66,14 @@ def fit_ctc(name: str, settings: Embedded, speech: dict[str, Speech], out: Path)
     )
 
 
-def guide_of(settings: Embedded, out: Path) -> torch.nn.Module:
+def guide_of(settings: Embedded, out: Path) -> Wav2Vec2ForCTC:
     """The recogniser "ctc-tts" as it was trained here, or as it ships."""
     checkpoint = out / "ctc-tts.pt"
     if not checkpoint.is_file():
         from asrlife.models.load import load
 
-        return load("embedded:ctc-tts").module.float().eval()
+        shipped: Wav2Vec2ForCTC = load("embedded:ctc-tts").module.float().eval()  # type: ignore[assignment]
+        return shipped
     guide = ctc.build(**settings.size["ctc"]).eval()
     load_weights(guide, checkpoint)
     return guide
