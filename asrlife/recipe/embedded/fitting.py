@@ -72,7 +72,7 @@ def guide_of(settings: Embedded, out: Path) -> Wav2Vec2ForCTC:
     if not checkpoint.is_file():
         from asrlife.models.load import load
 
-        shipped: Wav2Vec2ForCTC = load("embedded:ctc-tts").module.float().eval()  # type: ignore[assignment]
+        shipped: Wav2Vec2ForCTC = load("embedded:ctc-tts").module.float().eval()
         return shipped
     guide = ctc.build(**settings.size["ctc"]).eval()
     load_weights(guide, checkpoint)
