@@ -16,12 +16,13 @@ import torch
 from asrlife.audio.waveform import Waveform
 from asrlife.data.corpus import Corpus
 from asrlife.data.utterance import Utterance
+from asrlife.delta import file
 from asrlife.delta.delta import Delta, Dense
 from asrlife.errors import InputError
 from asrlife.recipe.registry import Place
 from asrlife.recipe.syn2real import workshop
 from asrlife.recipe.syn2real.domains import Domain, Heard, Voices, heard, parted, real_of
-from asrlife.recipe.syn2real.protocol import Experiment, Published, Strict
+from asrlife.recipe.syn2real.protocol import Experiment, Published, Strict, usual
 from asrlife.recipe.syn2real.step import SynToReal
 from asrlife.recipe.syn2real.workshop import mean
 
@@ -166,6 +167,15 @@ def test_a_mean_of_deltas_is_their_mean() -> None:
     assert float(mean(deltas).tensors["w"].dense()) == pytest.approx(3.0)
 
 
+def test_the_usual_scale_is_the_best_over_all_targets() -> None:
+    chosen = {
+        "strict a mean": {"errors": {"0.0": 0.9, "0.5": 0.5, "1.0": 0.6}},
+        "strict b mean": {"errors": {"0.0": 0.9, "0.5": 0.7, "1.0": 0.5}},
+        "strict b one": {"errors": {"0.0": 0.0, "0.5": 1.0, "1.0": 1.0}},
+    }  # fmt: skip
+    assert usual(chosen) == 1.0
+
+
 def settings(tmp_path: Path, model: Path) -> dict[str, Any]:
     path = manifest(tmp_path, [text for texts in WORDS.values() for text in texts], 16)
     domain = {"manifest": str(path), "most": {"train": 2, "dev": 1, "test": 1}}
@@ -199,6 +209,11 @@ def test_a_whole_run_goes_on_where_it_was_stopped_and_keeps_what_is_there(
     made = count[0]
     SynToReal(**asked).run(place)
     assert count[0] == made
+    vector = file.load(Path(found["vector"]))
+    assert vector.note["scale"] in (0.0, 0.5) and set(vector.note["domains"]) == set(WORDS)
+    seed = Path(found["vector"]).parent / "seed-1"
+    expected = mean([file.load(seed / f"real-{name}.safetensors") - file.load(seed / f"synthetic-{name}.safetensors") for name in WORDS])
+    assert (vector - expected).norm() < 1e-3 * expected.norm()
     for picture in found["pictures"].values():
         assert Path(picture).read_bytes().startswith(b"\x89PNG")
     with pytest.raises(KeyboardInterrupt):  # other settings: nothing that was kept counts

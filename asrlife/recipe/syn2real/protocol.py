@@ -145,6 +145,13 @@ def noted(at: Experiment, protocol: Protocol, target: str, kind: Kind, errors: M
     return best
 
 
+def usual(chosen: Mapping[str, Any]) -> float:
+    """The scale of a mean of vectors that had the lowest error over all targets of a strict experiment, the smallest of equals."""
+    trials = [each["errors"] for name, each in chosen.items() if name.startswith("strict ") and name.endswith(" mean")]
+    means = {float(scale): sum(errors[scale] for errors in trials) / len(trials) for scale in trials[0]}
+    return min(means, key=lambda scale: (means[scale], scale))
+
+
 def tested(at: Experiment, target: str, rows: Mapping[str, Delta | None]) -> list[Trial]:
     """Each row on the target's real test; those that the comparison turns on also on its synthetic test and on real tests of the others."""
     away = [u for name in at.others(target) for u in list(at.domains[name].real["test"])[: at.near]]

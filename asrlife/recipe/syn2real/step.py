@@ -35,7 +35,8 @@ class SynToReal(Step):
     """Each of `domains` is left out in turn: `model` is tuned on its synthetic speech and moved by `scale` times (real - synthetic) of the
     others (arXiv 2406.02925); `scales` are tried on development speech, as each of `protocols` has it.
 
-    Writes out:FOLDER/PROTOCOL.png, results.json and, for each seed, seed-N.json and its deltas; what is there is kept.
+    Writes out:FOLDER/PROTOCOL.png, results.json, vector.safetensors (for domains of one's own: `asrlife domain --syn2real`) and, for each
+    seed, seed-N.json and its deltas; what is there is kept.
     """
 
     kind: Literal["syn2real"]
@@ -63,7 +64,25 @@ class SynToReal(Step):
         boards, chosen = self._boards(domains, tests, place)
         facts = {"model": self.model, "title": self.title, "seeds": list(self.seeds), "scales": list(self.scales), "chosen": chosen}
         facts |= {"domains": {name: each.told() for name, each in domains.items()}, "tune": dict(self.tune)}
-        return written(boards, place.out / self.folder, self.title, facts)
+        found = written(boards, place.out / self.folder, self.title, facts)
+        if "strict" in self.protocols:
+            found["vector"] = str(self._vector(domains, chosen[str(self.seeds[0])], place))
+        return found
+
+    def _vector(self, domains: Mapping[str, Heard], chosen: Mapping[str, Any], place: Place) -> Path:
+        """The mean of one vector of each domain, under the first seed, in half precision; its card has the scale to add it by."""
+        from asrlife.delta import file
+        from asrlife.models.load import load
+        from asrlife.recipe.syn2real.protocol import usual
+        from asrlife.recipe.syn2real.workshop import Workshop, packed
+
+        model, folder, seed = load(self._named(place)), place.out / self.folder, self.seeds[0]
+        settings = settings_of({**self.tune, "seed": seed})
+        workshop = Workshop(model, domains, settings, folder / f"seed-{seed}", place.bar, model.fingerprint())
+        note = {"of": model.name, "seed": seed, "scale": usual(chosen), "domains": {name: each.told() for name, each in domains.items()}}
+        path = folder / "vector.safetensors"
+        file.save(packed([workshop.vector([name]) for name in domains], note), path)
+        return path
 
     def _boards(self, domains: Mapping[str, Heard], tests: Mapping[str, Any], place: Place) -> tuple[dict[str, Board], dict[str, Any]]:
         from asrlife.evaluate.leave_one_out import Board

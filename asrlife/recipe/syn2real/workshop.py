@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from asrlife.data.corpus import Corpus
 from asrlife.delta import file
-from asrlife.delta.delta import Delta
+from asrlife.delta.delta import Delta, Dense
 from asrlife.delta.weights import applied
 from asrlife.recipe.syn2real.domains import Heard
 from asrlife.recipe.tuning import CHECKPOINT, BarWatch
@@ -100,6 +100,13 @@ def mean(deltas: Sequence[Delta]) -> Delta:
     for delta in deltas[1:]:
         total = total + delta
     return total * (1 / len(deltas))
+
+
+def packed(vectors: Sequence[Delta], note: Mapping[str, Any]) -> Delta:
+    """The mean of vectors in half precision, small enough to ship."""
+    found = mean(vectors)
+    tensors = {name: Dense(change.dense().half()) for name, change in found.tensors.items()}
+    return Delta(found.base, tensors, {"method": "syn2real", **note})
 
 
 Hearing = Callable[[Delta | None, Sequence[Any]], tuple[tuple[int, ...], tuple[int, ...]]]
