@@ -78,15 +78,18 @@ def whiskers_picture(scores: Sequence[Score]) -> str:
 
 
 def dots_picture(panel: Dots) -> str:
-    """A row for each condition, in it a dot and its interval for each method."""
-    height = 0.1 + 0.13 * len(panel.series)
+    """A row for each condition, in it a dot or a bar and its interval for each method."""
+    height = 0.1 + (0.26 if panel.bars else 0.13) * len(panel.series)
 
     def paint(axes: Axes) -> None:
         for number, ((name, values), (colour, _)) in enumerate(zip(panel.series.items(), _looks(), strict=False)):
             shift = 0.8 * ((number + 0.5) / len(panel.series) - 0.5)
             found = [(place + shift, *value) for place, value in enumerate(values) if value]
-            axes.hlines([y for y, *_ in found], [low for *_, low, _ in found], [high for *_, high in found], color=colour, linewidth=1.6)
-            axes.plot([value for _, value, *_ in found], [y for y, *_ in found], "o", color=colour, markersize=5, label=name)
+            across, along = [value for _, value, *_ in found], [y for y, *_ in found]
+            if panel.bars:
+                axes.barh(along, across, 0.72 / len(panel.series), color=colour, alpha=0.45, label=name)
+            axes.hlines(along, [low for *_, low, _ in found], [high for *_, high in found], color=colour, linewidth=1.6)
+            axes.plot(across, along, "o", color=colour, markersize=5, label=None if panel.bars else name)
         for place in range(1, len(panel.rows)):
             axes.axhline(place - 0.5, color=_FAINT, linewidth=0.5)
         _rows(axes, panel.rows)

@@ -86,12 +86,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Dots:
-    """For each row and series a value with its interval, (value, low, high); None where there is none."""
+    """For each row and series a value with its interval, (value, low, high); None where there is none. `bars` stand on zero."""
 
     title: str
     x: str
     rows: Sequence[str]
     series: Mapping[str, Sequence[tuple[float, float, float] | None]]
+    bars: bool = False
 
 
 @dataclass(frozen=True)
