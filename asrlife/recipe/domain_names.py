@@ -24,14 +24,16 @@ def known() -> list[str]:
     return sorted(path.parent.name for path in DOMAINS.glob(f"*/{DELTA}"))
 
 
-def delta_of(given: Path) -> Path:
-    """The delta file that is meant: a path that exists, or else that of the domain of this name.
+def delta_of(given: Path | None) -> Path | None:
+    """The delta file that is meant: a path that exists, or else that of the domain of this name; None stays None.
 
     What looks like a path (with a folder or a suffix .safetensors in it) stays as it is. Raises InputError for a name that is neither,
     naming those that there are.
     """
+    if given is None:
+        return None
     text = str(given)
-    if given.exists() or given.suffix == ".safetensors" or len(given.parts) != 1 or given.is_absolute():
+    if given.is_file() or given.suffix == ".safetensors" or len(given.parts) != 1 or given.is_absolute():
         return given
     found = DOMAINS / text / DELTA
     if found.is_file():

@@ -54,7 +54,7 @@ class Domain:
     """What is asked for: a text, a model by name, the folder `out`, how to read and to tune, and what to judge on besides.
 
     `syn2real` is a vector of one's own; without it the one that ships for the model is taken, or none where `vector` is False. `real`,
-    `real_dev` and `general` are manifests of recordings.
+    `real_dev` and `general` are manifests of recordings; without the last so many everyday sentences are read aloud.
     """
 
     text: Path
@@ -75,6 +75,7 @@ class Domain:
     real: Path | None = None
     real_dev: Path | None = None
     general: Path | None = None
+    general_sentences: int = 60
     workers: int = 1
 
     @property

@@ -35,7 +35,7 @@ def report_of(done: Done) -> Report:
         facts=_facts(done),
         transcripts=list(_transcripts(judged)),
         data={"domain": done.to_json(), "utterances": list(_utterances(judged))},
-        panels=[_bars(judged)],
+        panels=[_bars(judged), *_recall_bars(judged)],
     )
 
 
@@ -105,6 +105,15 @@ def _bars(judged: Judged) -> Dots:
         found = [judged.heard[column, trial.place].rate for trial in judged.trials]
         series[column] = [(100 * rate.value, 100 * rate.low, 100 * rate.high) for rate in found]
     return Dots("Before and after", "WER (%), with 95 % intervals", [NAMES[t.place] for t in judged.trials], series, bars=True)
+
+
+def _recall_bars(judged: Judged) -> Iterator[Dots]:
+    found = {column: heard.recall for column, heard in judged.of("reliability").items() if heard.recall is not None}
+    if not found:
+        return
+    labels = list(next(iter(found.values())).labels)
+    series = {column: [(100 * r.value, 100 * r.low, 100 * r.high) for r in (one.labels[k] for k in labels)] for column, one in found.items()}
+    yield Dots("Entities recalled in the test of the domain", "recall (%), with 95 % intervals", labels, series, bars=True)
 
 
 def _missed(judged: Judged) -> Iterator[Table]:

@@ -19,7 +19,6 @@ from asrlife.text.prepare import Prepared, Rules, Sentence
 SPEECH, GENERAL, OTHER = "speech", "general", "other-engine"
 LEAST = 10  # sentences: 6 to learn from, 2 to choose on, 2 to test
 GENERAL_FAMILIES = ("assistant", "grid")
-GENERAL_SENTENCES = 60
 _SHARES: Mapping[str, tuple[float, int]] = {"test": (0.2, 200), "dev": (0.1, 60)}  # and how many at most
 _LEAST_OF_EACH = 2
 
@@ -73,7 +72,7 @@ def read_general(asked: Domain, prepared: Prepared, alphabet: Collection[str] | 
 
     grammar = Grammar.read(folder() / "embedded" / "grammar.yaml")
     own = {sentence.text.casefold() for sentence in prepared.sentences}
-    share = GENERAL_SENTENCES // len(GENERAL_FAMILIES)
+    share = -(-asked.general_sentences // len(GENERAL_FAMILIES))
     texts = [
         draft.text
         for family in GENERAL_FAMILIES
