@@ -22,7 +22,9 @@ def domain(
         Path, typer.Option(metavar="FILE", help="What is said in the domain: a sentence a line, .csv, .tsv, or .jsonl with entities.")
     ],
     name: Annotated[str | None, typer.Option(help="What it is called.", show_default="that of FILE")] = None,
-    model: Annotated[str, typer.Option(help="The recogniser to start from: embedded:NAME, a local folder, or a hub id.")] = "embedded:ctc-tts",
+    model: Annotated[
+        str, typer.Option(help="The recogniser to start from: embedded:NAME, a local folder, or a hub id.")
+    ] = "embedded:ctc-tts",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder that gets all of it.", show_default="domains/NAME")] = None,
     voice: Annotated[
         list[str] | None, typer.Option(help="Reads what is learnt, as en-us+f3, 'en-*'; repeat it.", show_default="eight English ones")
@@ -37,8 +39,8 @@ def domain(
     key: Annotated[str | None, typer.Option(metavar="NAME", help="The key of JSONL rows. Default: text.")] = None,
     scope: Annotated[str, typer.Option(help="What moves, as `asrlife tune --scope`: full, lora, norms, encoder ...")] = "full",
     rank: Annotated[int | None, typer.Option(min=1, show_default="8", help="Of the factors of scope lora.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, show_default="250", help="Steps of the optimiser at most.")] = None,
-    rate: Annotated[float | None, typer.Option(show_default="5e-4", help="The peak learning rate; lora likes ten times more.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, show_default="200", help="Steps of the optimiser at most.")] = None,
+    rate: Annotated[float | None, typer.Option(show_default="3e-4", help="The peak learning rate; lora likes ten times more.")] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME:V;K=V", show_default="l2sp:0.1", help="Against forgetting, as `asrlife tune --keep`; none for none."),
@@ -55,14 +57,15 @@ def domain(
         float | None, typer.Option(metavar="S", help="How much of the vector.", show_default="chosen on --real-dev, or the card's, or 0.2")
     ] = None,
     real: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Recordings of the domain (a manifest; split test where it has splits), to judge on.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Recordings of the domain (of splits: test), to judge on."),
     ] = None,
-    real_dev: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Other recordings of the domain (split dev), on which the scale is chosen.")
-    ] = None,
+    real_dev: Annotated[Path | None, typer.Option(metavar="FILE", help="Others (of splits: dev), on which the scale is chosen.")] = None,
     general: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Speech of other domains (split test), to judge on.", show_default="everyday commands, read aloud"),
+        typer.Option(
+            metavar="FILE", help="Speech of other domains (of splits: test), to judge on.", show_default="everyday commands, read aloud"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="Decides the parts, the voices of sentences, and tuning.")] = 0,
     workers: Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes that read aloud. Default: one for each core.")] = None,

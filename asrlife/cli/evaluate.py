@@ -63,7 +63,9 @@ def evaluate(
 
     with console.results_only():
         chosen = adapt or ("none,default" if delta is None else "none")
-        evaluation = _evaluated(manifest, model, (chosen, changes or []), (noise, snr, seed, room), (split, limit), (delta_of(delta), scale))
+        evaluation = _evaluated(
+            manifest, model, (chosen, changes or []), (noise, snr, seed, room), (split, limit), (delta_of(delta), scale)
+        )
     for problem in evaluation.problems:
         console.warn(problem)
     page = None if report is None else evaluation.report().write(report)

@@ -111,21 +111,26 @@ def bars_png(panels: Sequence[Dots], path: Path, title: str) -> Path:
     figure = Figure(figsize=(8.6, 0.4 + sum(heights)), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0], panels, strict=True):
-        for number, (name, values) in enumerate(panel.series.items()):
-            shift = 0.8 * ((number + 0.5) / len(panel.series) - 0.5)
-            found = [(place + shift, *value) for place, value in enumerate(values) if value]
-            across, colour = [value for _, value, *_ in found], _PAPER[number % len(_PAPER)]
-            errors = [[value - low for _, value, low, _ in found], [high - value for _, value, _, high in found]]
-            axes.barh([y for y, *_ in found], across, 0.72 / len(panel.series), xerr=errors, color=colour, label=name, ecolor="#333333")
-        axes.set_yticks(range(len(panel.rows)), panel.rows)
-        axes.set(xlabel=panel.x, title=panel.title)
-        axes.invert_yaxis()
-        axes.grid(axis="x", alpha=0.3)
+        _bars(axes, panel)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=4, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=11, x=0.02, ha="left")
     with atomic(path) as file:
         figure.savefig(file, format="png", metadata={"Software": None})
     return path
+
+
+def _bars(axes: Axes, panel: Dots) -> None:
+    for number, (name, values) in enumerate(panel.series.items()):
+        shift = 0.8 * ((number + 0.5) / len(panel.series) - 0.5)
+        found = [(place + shift, *value) for place, value in enumerate(values) if value]
+        across, colour = [value for _, value, *_ in found], _PAPER[number % len(_PAPER)]
+        errors = [[value - low for _, value, low, _ in found], [high - value for _, value, _, high in found]]
+        axes.barh([y for y, *_ in found], across, 0.72 / len(panel.series), xerr=errors, color=colour, label=name, ecolor="#333333")
+    axes.set_yticks(range(len(panel.rows)), panel.rows)
+    axes.set_xlim(0, 1.04 * max([value[2] for values in panel.series.values() for value in values if value], default=0) or 100)
+    axes.set(xlabel=panel.x, title=panel.title)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
 
 
 def _looks() -> Iterator[tuple[str, Any]]:

@@ -92,7 +92,7 @@ def prepared_text(wish: Wish, bar: Bar) -> Prepared:
 
 
 def spoken(wish: Wish, prepared: Prepared, plans: Sequence[Reading], bar: Bar) -> Made:
-    """Read aloud what was planned from prepared text; writes all that `synthesise` names, and raises InputError where no reading succeeds."""
+    """Read aloud what was planned from prepared text; writes what `synthesise` names; InputError where no reading succeeds."""
     _write_account(prepared, wish.out)
     failures: list[tuple[Reading, str]] = []
     with bar("reading aloud", len(plans)) as advance:

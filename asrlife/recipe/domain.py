@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +99,7 @@ def make(asked: Domain, watch: Watch, say: Say = lambda _: None, fresh: bool = F
     """
     ready = _ready(asked, watch)
     plan.begin(asked.out, ready.plan, fresh)
-    told, spoken = _Told(say), _spoken(asked, ready, watch)
+    told, spoken = _Told(say), speech.read(asked, ready.prepared, watch.stage)
     told(f"speech: {_counted(spoken)}; listen: {spoken.page}")
     trials = _trials(asked, ready, watch)
     tuned = made(ready.order, asked.work / plan.SYNTHETIC, watch)
@@ -110,9 +110,10 @@ def make(asked: Domain, watch: Watch, say: Say = lambda _: None, fresh: bool = F
     told(f"Syn-to-Real: {_added(asked, ready, choice)}")
     found = judged(ready.model, _states(asked, tuned.delta, ready.vector, choice), trials, asked.work, watch)
     told(f"judging: {', '.join(f'{len(trial.utterances)} utterances for {trial.place}' for trial in trials)}")
+    files = asked.out / DELTA, asked.out / "report.html"
     done = Done(
-        asked.out.name, asked.text.name, ready.model.name, asked.out / DELTA, asked.out / "report.html", spoken, _splits(spoken), tuned.delta,
-        ready.vector, choice, found, asked.vector,
+        asked.out.name, asked.text.name, ready.model.name, *files, spoken, _splits(spoken), tuned.delta, ready.vector, choice, found,
+        asked.vector,
     )  # fmt: skip
     _save(asked, done)
     _report(done)
@@ -151,7 +152,9 @@ def _ready(asked: Domain, watch: Watch) -> _Ready:
     manifest = asked.out / speech.SPEECH / "transcripts.jsonl"
     order = Order(asked.model, Source(manifest, "train"), settings, Source(manifest, "dev"), keep=asked.keep)
     on = None if asked.real_dev is None or asked.scale is not None else plan.source(asked.real_dev, "dev", "real-dev")
-    return _Ready(model, prepared, order, vector, dev, given, plan.told(asked, model.fingerprint(), vector and vector.told(), on))
+    return _Ready(
+        model, prepared, order, vector, dev, given, plan.told(asked, model.fingerprint(), None if vector is None else vector.told(), on)
+    )
 
 
 def _given(asked: Domain) -> dict[str, Trial]:
@@ -162,10 +165,6 @@ def _given(asked: Domain) -> dict[str, Trial]:
     if asked.general is not None:
         found["locality"] = Trial.of("locality", "speech of other domains", plan.source(asked.general, "test", "general"))
     return found
-
-
-def _spoken(asked: Domain, ready: _Ready, watch: Watch) -> Speech:
-    return speech.read(asked, ready.prepared, watch.stage)
 
 
 def _trials(asked: Domain, ready: _Ready, watch: Watch) -> list[Trial]:
@@ -247,8 +246,3 @@ def _added(asked: Domain, ready: _Ready, choice: Chosen | None) -> str:
     if ready.vector is None or choice is None:
         return "not wanted" if not asked.vector else f"no vector ships for {asked.model}; going on without"
     return f"{ready.vector.origin} vector, scale {choice.scale:g} ({choice.why})"
-
-
-def shown(problems: Sequence[str]) -> str:
-    """The first problems in one line."""
-    return "; ".join(problems[:2])

@@ -120,7 +120,9 @@ class Judged:
 
     def scores(self) -> dict[str, Any]:
         """For cards and `--json`: by place and column the rate, the paired change and the recall of entities."""
-        return {trial.place: {"what": trial.what, **{name: self._score(name, trial.place) for name in self.columns}} for trial in self.trials}
+        return {
+            trial.place: {"what": trial.what, **{name: self._score(name, trial.place) for name in self.columns}} for trial in self.trials
+        }
 
     def _score(self, column: str, place: Place) -> dict[str, Any]:
         heard, before = self.heard[column, place], self.heard[self.columns[0], place]

@@ -112,7 +112,9 @@ def _recall_bars(judged: Judged) -> Iterator[Dots]:
     if not found:
         return
     labels = list(next(iter(found.values())).labels)
-    series = {column: [(100 * r.value, 100 * r.low, 100 * r.high) for r in (one.labels[k] for k in labels)] for column, one in found.items()}
+    series = {
+        column: [(100 * r.value, 100 * r.low, 100 * r.high) for r in (one.labels[k] for k in labels)] for column, one in found.items()
+    }
     yield Dots("Entities recalled in the test of the domain", "recall (%), with 95 % intervals", labels, series, bars=True)
 
 
@@ -126,7 +128,9 @@ def _missed(judged: Judged) -> Iterator[Table]:
         rows = [[word, str(said[word]), *(str(words[column][word]) for column in judged.columns)] for word in ranked]
         yield Table("Words missed most", ["", "said", *judged.columns], rows)
     if (recall := heard[judged.columns[-1]].recall) is not None and recall.missed:
-        yield Table(f"Entities missed most, {judged.columns[-1]}", ["", "missed"], [[phrase, str(times)] for phrase, times in recall.missed])
+        yield Table(
+            f"Entities missed most, {judged.columns[-1]}", ["", "missed"], [[phrase, str(times)] for phrase, times in recall.missed]
+        )
 
 
 def _missed_words(heard: Heard) -> Counter[str]:
@@ -180,8 +184,8 @@ def verdicts(judged: Judged) -> Iterator[str]:
     last = judged.columns[-1]
     for trial in judged.trials:
         change = judged.heard[last, trial.place].change(judged.heard[judged.columns[0], trial.place])
-        word = "better" if change.high < 0 else "worse" if change.low > 0 else "not settled"
-        yield f"{NAMES[trial.place]}: {word} than the unadapted model ({100 * change.value:+.1f} points of WER)"
+        word = "better than" if change.high < 0 else "worse than" if change.low > 0 else "not settled against"
+        yield f"{NAMES[trial.place]}: {word} the unadapted model ({100 * change.value:+.1f} points of WER)"
 
 
 def _notes(done: Done) -> Iterator[str]:
@@ -193,4 +197,3 @@ def _notes(done: Done) -> Iterator[str]:
     if done.model.startswith("embedded:"):
         yield EMBEDDED
     yield SCORED
-

@@ -46,7 +46,7 @@ class MakeDomain(Step):
     real: str | None = None
     real_dev: str | None = None
     general: str | None = None
-    general_sentences: PositiveInt | None = None
+    general_sentences: PositiveInt = 60
     picture: str | None = "picture.png"
     workers: PositiveInt | None = None
     threads: PositiveInt = 1
@@ -89,7 +89,7 @@ class MakeDomain(Step):
             text, place.out / check_name(self.name), self.model, cast, self.clips, self.augment, self.seed, self.sentences,
             tune=self.tune, keep=placed(self.keep, place), syn2real=path(self.syn2real), vector=self.vector, scale=self.scale,
             real=path(self.real), real_dev=path(self.real_dev), general=path(self.general), workers=self.workers or cores(),
-            **({} if self.general_sentences is None else {"general_sentences": self.general_sentences}),
+            general_sentences=self.general_sentences,
         )  # fmt: skip
 
     def _drafted(self, place: Place) -> Path:

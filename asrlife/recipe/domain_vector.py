@@ -24,7 +24,7 @@ GRID = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def packaged(model: Recogniser) -> Path | None:
-    """The vector that ships for the weights of `model`, whatever name it was loaded by: ASSETS/*/syn2real.safetensors made for this base."""
+    """The vector that ships for the weights of `model`, under whatever name: ASSETS/*/syn2real.safetensors made for this base."""
     from asrlife.models.load import ASSETS
 
     base = model.fingerprint()

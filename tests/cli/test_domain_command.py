@@ -80,7 +80,9 @@ def test_a_text_becomes_a_domain_that_is_found_by_its_name(asrlife, notes: Path,
     assert set(again["axes"]) == {"reliability", "locality"} and again["axes"]["reliability"]["synthetic"]["n"] == again["splits"]["test"]
     heard = asrlife("transcribe", next((folder / "speech/audio").glob("test-*")), "--model", model, "--delta", "ward", "--adapt", "none")
     assert heard.code == 0
-    scored = asrlife("evaluate", folder / "speech/transcripts.jsonl", "--split", "test", "--model", model, "--delta", "ward", "--json").json()
+    scored = asrlife(
+        "evaluate", folder / "speech/transcripts.jsonl", "--split", "test", "--model", model, "--delta", "ward", "--json"
+    ).json()
     rates = again["axes"]["reliability"]
     assert [run["wer"] for run in scored["runs"]] == [rates["unadapted"]["wer"], rates["synthetic"]["wer"]]
 
@@ -123,7 +125,7 @@ def test_a_vector_is_added_as_its_card_says_and_real_speech_is_judged(
     assert asked["syn2real"]["scale"] == 0.125
     probed = asrlife(*line, "--name", "c", "--real-dev", recordings, "--json").json()["syn2real"]
     assert len(probed["probes"]) == 7 and probed["probes"][str(probed["scale"])] == min(probed["probes"].values())
-    without = asrlife(*line[:-len(QUICK) - 2], *QUICK, "--no-syn2real", "--name", "d", "--json").json()
+    without = asrlife(*line[: -len(QUICK) - 2], *QUICK, "--no-syn2real", "--name", "d", "--json").json()
     assert without["syn2real"] is None and without["columns"] == ["unadapted", "synthetic"]
 
 
