@@ -97,6 +97,8 @@ def dots_picture(panel: Dots) -> str:
             axes.axhline(place - 0.5, color=_FAINT, linewidth=0.5)
         _rows(axes, panel.rows)
         axes.set(xlabel=panel.x)
+        if not any(value[2] for values in panel.series.values() for value in values if value):
+            axes.set_xlim(0, 100)
         _legend(axes, len(panel.series))
 
     return _picture(paint, (9.2, 1.2 + max(0.3, height) * len(panel.rows)), panel.title)

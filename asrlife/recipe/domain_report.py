@@ -146,7 +146,7 @@ def _account(speech: Made) -> Iterator[Table]:
     rows = [[str(fate.line), fate.verdict, "; ".join(fate.why), _short(fate.excerpt)] for fate in noted[:_LINES]]
     rows += [[str(plan.line or ""), "not read", why, _short(plan.text)] for plan, why in speech.failures[:_LINES]]
     if rows:
-        yield Table("Lines changed or left out", ["line", "", "why", "text"], rows)
+        yield Table("Lines changed or left out", ["line", "", "why", "text"], rows, prose=True)
 
 
 def _short(text: str) -> str:
