@@ -18,6 +18,7 @@ from asrlife.evaluate.wer import Counts, count
 from asrlife.recipe.domain_vector import keep, kept
 from asrlife.recipe.tuning import Source
 from asrlife.text.entity import Entity, read_entities
+from asrlife.text.normalise import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +56,8 @@ class Trial:
                     found.append(replace(utterance, audio=utterance.waveform()))
             except InputError as error:
                 problems.append(f"{utterance.id}: {error}; left out")
-        if not found:
-            raise InputError(f"{source.path}: nothing to judge on: {'; '.join(problems[:2]) or 'no utterance has a text'}")
+        if not any(normalise(utterance.text or "") for utterance in found):
+            raise InputError(f"{source.path}: nothing to judge on: {'; '.join(problems[:2]) or 'no utterance has words'}")
         return cls(place, what, tuple(found), _entities(source.path), digest_of(source.told()), tuple(problems))
 
     @property

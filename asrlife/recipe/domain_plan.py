@@ -11,6 +11,7 @@ from typing import Any
 
 from asrlife.errors import InputError
 from asrlife.files import atomic
+from asrlife.recipe.domain_names import DELTA
 from asrlife.recipe.speech import VOICES
 from asrlife.recipe.tuning import Source
 
@@ -132,10 +133,12 @@ def told(asked: Domain, fingerprint: str, vector: Mapping[str, Any] | None, chos
 def begin(out: Path, plan: Mapping[str, Any], fresh: bool) -> None:
     """Keep the plan in `out`, which has none or the same; with `fresh` what another one made is taken away.
 
-    Raises InputError naming what has changed since.
+    Raises InputError naming what has changed since, and for a delta that nobody knows what it was made of.
     """
     path = out / PLAN
     kept = _kept(path)
+    if kept is None and (out / DELTA).exists() and not fresh:
+        raise InputError(f"{out / DELTA} is there, and not made by `asrlife domain`: choose another --name, or make it anew with --fresh")
     if kept is not None and kept != plan and not fresh:
         raise InputError(f"{out} was made otherwise ({_changed(kept, plan)}): choose another --name, or make it anew with --fresh")
     if fresh:
@@ -148,7 +151,7 @@ def begin(out: Path, plan: Mapping[str, Any], fresh: bool) -> None:
 def clear(out: Path) -> None:
     """Take away what was made, the plan last; sounds stay, as their names say what is in them."""
     work = out / WORK
-    made = [out / name for name in ("delta.safetensors", "delta.json", "report.html", "report.json")]
+    made = [out / name for name in (DELTA, "delta.json", "report.html", "report.json")]
     for path in [*made, *(sorted(work.rglob("*"), reverse=True) if work.is_dir() else []), out / PLAN]:
         if path.is_dir():
             path.rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ def vector_of(asked: Domain, model: Recogniser) -> Vector | None:
     """One's own vector or the packaged one; None where there is none or none is wanted. InputError for one of another model."""
     from asrlife.delta import file
 
+    if asked.scale is not None and not math.isfinite(asked.scale):
+        raise InputError(f"--scale {asked.scale}: give a finite number, as 0.2")
     if not asked.vector:
         return None
     path = asked.syn2real or packaged(model)
@@ -74,7 +77,10 @@ def vector_of(asked: Domain, model: Recogniser) -> Vector | None:
         fix = f"give one that was made for {model.name}, or --no-syn2real"
         raise InputError(f"--syn2real {path}: was made for base {delta.base[:12]}, and {model.name} is {model.fingerprint()[:12]}: {fix}")
     _check_names(path, delta, model)
-    return Vector(delta, "given" if asked.syn2real else "packaged", digest(path))
+    vector = Vector(delta, "given" if asked.syn2real else "packaged", digest(path))
+    if asked.scale is None:
+        _ = vector.scale  # a card that is wrong is told before hours of work
+    return vector
 
 
 def _check_names(path: Path, delta: Delta, model: Recogniser) -> None:

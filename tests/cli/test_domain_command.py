@@ -166,6 +166,9 @@ def test_entities_come_along_and_are_counted(asrlife, notes: Path, model: Path, 
         (["--syn2real", "other.safetensors"], "was made for base 0123456789ab, and"),
         (["--syn2real", "{manifest}"], "the name of a delta file ends in .safetensors"),
         (["--syn2real", "other.safetensors", "--no-syn2real"], "give one of them"),
+        (["--syn2real", "much.safetensors"], "the card of the Syn-to-Real vector has the scale 'much'"),
+        (["--scale", "nan"], "--scale nan: give a finite number"),
+        (["--real", "silent.jsonl"], "silent.jsonl: nothing to judge on: no utterance has words"),
         (["--model", "embedded:lm"], "embedded:lm is a language model: a domain needs a recogniser"),
         (["--voice", "en-us+f4"], "voice en-us+f4 reads what is learnt and what is tested"),
         (["--voice", "en-us+f77"], "no variant 'f77'"),
@@ -182,6 +185,9 @@ def test_what_cannot_be_meant_is_one_line_and_nothing_is_written(
     Path("few.txt").write_text("\n".join(GOOD[:9]))
     Path("train.jsonl").write_text(json.dumps({"id": "a", "audio": str(manifest), "text": "a", "split": "train"}) + "\n")
     file.save(Delta("0123456789abcdef", {"lm_head.bias": Dense(torch.zeros(30))}), Path("other.safetensors"))
+    vector(model, Path("much.safetensors"), scale="much")
+    sound = json.loads(manifest.read_text().splitlines()[0])["audio"]
+    Path("silent.jsonl").write_text(json.dumps({"id": "a", "audio": str(manifest.parent / sound), "text": "..."}) + "\n")
     given = [text.replace("{manifest}", str(manifest)) for text in options]
     own = [] if "--text" in options else ["--text", notes]
     own += [] if "--model" in options else ["--model", model]

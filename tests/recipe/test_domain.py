@@ -172,6 +172,10 @@ def test_a_plan_tells_what_has_changed(tmp_path: Path) -> None:
     begin(tmp_path, {"--clips": 1, "tuning": {"rate": 1}, "--text": "0" * 64}, False)
     with pytest.raises(InputError, match=r"made otherwise \(--clips was 1 and is 2, rate was 1 and is 3, --text has changed\)"):
         begin(tmp_path, {"--clips": 2, "tuning": {"rate": 3}, "--text": "1" * 64}, False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "delta.safetensors").touch()
+    with pytest.raises(InputError, match="is there, and not made by `asrlife domain`"):
+        begin(tmp_path / "other", {}, False)
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         begin(tmp_path, {}, False)
