@@ -43,7 +43,7 @@ def domain(
     rate: Annotated[float | None, typer.Option(show_default="3e-4", help="The peak learning rate; lora likes ten times more.")] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME:V;K=V", show_default="l2sp:0.1", help="Against forgetting, as `asrlife tune --keep`; none for none."),
+        typer.Option(metavar="NAME:V;K=V", show_default="l2sp:0.01", help="Against forgetting, as `asrlife tune --keep`; none for none."),
     ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="K=V", help="Any setting of `asrlife tune`, as in epochs=5. Repeat it.")

@@ -17,7 +17,7 @@ from asrlife.recipe.tuning import Source
 
 PLAN, WORK, SYNTHETIC = "plan.json", "work", "synthetic.safetensors"
 VERSION = 1
-KEEP = ("l2sp:0.1",)
+KEEP = ("l2sp:0.01",)
 TUNE: Mapping[str, Any] = {"steps": 200, "rate": 3e-4, "batch_seconds": 40.0}
 """Settings of tuning that are not the usual ones: 200 lines and one of the embedded models take some minutes."""
 

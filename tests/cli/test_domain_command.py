@@ -187,7 +187,7 @@ def test_what_cannot_be_meant_is_one_line_and_nothing_is_written(
     file.save(Delta("0123456789abcdef", {"lm_head.bias": Dense(torch.zeros(30))}), Path("other.safetensors"))
     vector(model, Path("much.safetensors"), scale="much")
     sound = json.loads(manifest.read_text().splitlines()[0])["audio"]
-    Path("silent.jsonl").write_text(json.dumps({"id": "a", "audio": str(manifest.parent / sound), "text": "..."}) + "\n")
+    Path("silent.jsonl").write_text(json.dumps({"id": "a", "audio": str(manifest.parent / sound), "text": "(laughs)"}) + "\n")
     given = [text.replace("{manifest}", str(manifest)) for text in options]
     own = [] if "--text" in options else ["--text", notes]
     own += [] if "--model" in options else ["--model", model]
