@@ -261,6 +261,7 @@ for stage in STAGES:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # seven runs, where others may want the processor too
 def test_killed_in_the_middle_of_every_stage_it_ends_with_the_same_bytes(
     asrlife, notes: Path, model: Path, manifest: Path, recordings: Path, tmp_path: Path
 ) -> None:

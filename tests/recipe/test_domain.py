@@ -182,7 +182,7 @@ def test_a_plan_tells_what_has_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "label"), [("medical_dictation", "drug"), ("voice_assistant", "song")])
+@pytest.mark.parametrize(("name", "label"), [("medical_dictation", "drug"), ("voice_assistant", "room")])
 def test_the_recipes_run_in_small(name: str, label: str, tmp_path: Path) -> None:
     steps = run(read(find(name), tiny=True, changes=["sentences=24"]), tmp_path, bar)["steps"]
     axes = steps["domain"]["axes"]
