@@ -11,8 +11,8 @@ from asrlife.cli import console
 from asrlife.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from asrlife.recipe.domain import Done
-    from asrlife.recipe.domain_plan import Domain
+    from asrlife.recipe.domain.make import Done
+    from asrlife.recipe.domain.plan import Domain
 
 _LINES = 8  # of the account in the terminal; the report has all
 
@@ -90,7 +90,7 @@ def domain(
     Example: asrlife domain --text notes.jsonl --real ward.jsonl --real-dev ward.jsonl
     """
     from asrlife.errors import InputError
-    from asrlife.recipe.domain import make
+    from asrlife.recipe.domain.make import make
 
     if no_syn2real and syn2real is not None:
         raise InputError("--no-syn2real and --syn2real: give one of them")
@@ -115,8 +115,8 @@ def _asked(
 
     from asrlife.cli.tune import pairs
     from asrlife.recipe.aloud import cores
-    from asrlife.recipe.domain_names import DOMAINS, check_name
-    from asrlife.recipe.domain_plan import KEEP, Cast, Domain
+    from asrlife.recipe.domain.names import DOMAINS, check_name
+    from asrlife.recipe.domain.plan import KEEP, Cast, Domain
 
     given = {part: tuple(found) for part, found in zip(("train", "test"), voices, strict=True) if found}
     folder = out or DOMAINS / check_name(name or text.stem)
@@ -143,8 +143,8 @@ def _shown(threads: int | None) -> Any:
 
 def _tell(done: Done) -> None:
     from asrlife.evaluate.report import show_table
-    from asrlife.recipe.domain_names import DOMAINS
-    from asrlife.recipe.domain_report import NO_REAL, entities, rates, verdicts
+    from asrlife.recipe.domain.names import DOMAINS
+    from asrlife.recipe.domain.report import NO_REAL, entities, rates, verdicts
 
     _lines(done)
     for table in (rates(done.judged), *entities(done.judged)):

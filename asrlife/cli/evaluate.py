@@ -59,7 +59,7 @@ def evaluate(
     Example: asrlife evaluate test.jsonl --adapt "none,slow=dsuta:fast_steps=0,dsuta" --room room
     Example: asrlife evaluate test.jsonl --delta cardiology.safetensors --scale 0.8
     """
-    from asrlife.recipe.domain_names import delta_of
+    from asrlife.recipe.domain.names import delta_of
 
     with console.results_only():
         chosen = adapt or ("none,default" if delta is None else "none")

@@ -61,7 +61,7 @@ def _transcribed(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     from asrlife.models.load import load
     from asrlife.recipe.adaptation import methods, settings_of
-    from asrlife.recipe.domain_names import delta_of
+    from asrlife.recipe.domain.names import delta_of
 
     settings_of([adapt], changes)  # a wrong key should not wait for the model
     model = load(named[0], delta=delta_of(named[1]))

@@ -19,7 +19,7 @@ KINDS: dict[str, str] = {
     "embedded": "asrlife.recipe.embedded.build:Embedded",
     "embedded-lm": "asrlife.recipe.embedded.lm:EmbeddedLm",
     "compare": "asrlife.recipe.compare:Compare",
-    "domain": "asrlife.recipe.domain_step:MakeDomain",
+    "domain": "asrlife.recipe.domain.step:MakeDomain",
     "evaluate": "asrlife.recipe.evaluation:Evaluate",
     "forgetting": "asrlife.recipe.forgetting:Forgetting",
     "stream": "asrlife.recipe.streaming:Streams",

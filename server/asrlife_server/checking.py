@@ -70,7 +70,7 @@ def _shown(value: Any) -> Any:
 
 def _loaded(config: ServerConfig) -> Any:
     from asrlife.models.load import load
-    from asrlife.recipe.domain_names import delta_of
+    from asrlife.recipe.domain.names import delta_of
 
     try:
         return load(config.model, delta=delta_of(config.delta), scale=config.delta_scale)

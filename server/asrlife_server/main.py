@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 import asrlife
 from asrlife.errors import InputError
-from asrlife.recipe.domain_names import delta_of
+from asrlife.recipe.domain.names import delta_of
 from asrlife.v1 import asrlife_pb2_grpc
 from asrlife_server import logs, riva, slack
 from asrlife_server.certificates import credentials

@@ -222,11 +222,12 @@ def test_what_is_only_judged_on_may_change(asrlife, notes: Path, model: Path, ma
 KILLER = """
 import json, os, signal, sys
 
-import accelerate, asrlife.recipe.domain, asrlife.recipe.domain_report, transformers  # once for all stages
+import accelerate, asrlife.recipe.domain.make, asrlife.recipe.domain.report, transformers  # once for all stages
 from asrlife.cli import main
 from asrlife.delta import file
 from asrlife.methods.tune import checkpoint
-from asrlife.recipe import domain, domain_judge, domain_vector, speech
+from asrlife.recipe import speech
+from asrlife.recipe.domain import judge, make, vector
 
 def killing(module, name, calls, after, when=lambda *given: True):
     inner, left = getattr(module, name), [calls]
@@ -243,10 +244,10 @@ def killing(module, name, calls, after, when=lambda *given: True):
 STAGES = {
     "speech": lambda: killing(speech, "read_one", 5, False),
     "tuning": lambda: killing(checkpoint, "write", 2, True),
-    "scale": lambda: killing(domain_vector, "keep", 3, True),
-    "judging": lambda: killing(domain_judge, "keep", 4, False),
+    "scale": lambda: killing(vector, "keep", 3, True),
+    "judging": lambda: killing(judge, "keep", 4, False),
     "card": lambda: killing(file, "atomic", 1, False, lambda path, *mode: path.name == "delta.json"),
-    "report": lambda: killing(domain, "_report", 1, False),
+    "report": lambda: killing(make, "_report", 1, False),
     "none": lambda: None,
 }
 for stage in STAGES:

@@ -17,11 +17,11 @@ from asrlife.errors import InputError
 from asrlife.methods.tune import Quiet
 from asrlife.models.load import load
 from asrlife.models.speaking import speak
-from asrlife.recipe.domain_judge import Trial, check_apart
-from asrlife.recipe.domain_names import check_name, delta_of
-from asrlife.recipe.domain_plan import Cast, Domain, begin
-from asrlife.recipe.domain_speech import LEAST, other_voices, parted, read_general, read_other
-from asrlife.recipe.domain_vector import Vector, chosen, packaged, summed, vector_of
+from asrlife.recipe.domain.judge import Trial, check_apart
+from asrlife.recipe.domain.names import check_name, delta_of
+from asrlife.recipe.domain.plan import Cast, Domain, begin
+from asrlife.recipe.domain.speech import LEAST, other_voices, parted, read_general, read_other
+from asrlife.recipe.domain.vector import Vector, chosen, packaged, summed, vector_of
 from asrlife.recipe.recipe import find, read
 from asrlife.recipe.run import run
 from asrlife.recipe.tuning import Source

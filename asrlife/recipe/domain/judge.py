@@ -15,7 +15,7 @@ from asrlife.evaluate.entities import EntityRecall, entity_recall
 from asrlife.evaluate.evaluation import Rate
 from asrlife.evaluate.forgetting import Change
 from asrlife.evaluate.wer import Counts, count
-from asrlife.recipe.domain_vector import keep, kept
+from asrlife.recipe.domain.vector import keep, kept
 from asrlife.recipe.tuning import Source
 from asrlife.text.entity import Entity, read_entities
 from asrlife.text.normalise import normalise
@@ -46,7 +46,7 @@ class Trial:
     @classmethod
     def of(cls, place: Place, what: str, source: Source) -> Trial:
         """Those with text that can be read; raises InputError where none is left."""
-        from asrlife.recipe.domain_plan import digest_of
+        from asrlife.recipe.domain.plan import digest_of
 
         corpus = source.read()
         found, problems = list[Utterance](), list(corpus.problems)

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrlife.errors import InputError
-from asrlife.recipe import domain_plan as plan
-from asrlife.recipe import domain_speech as speech
 from asrlife.recipe.aloud import Made as Speech
-from asrlife.recipe.domain_judge import REAL, SYNTHETIC, UNADAPTED, Judged, Trial, check_apart, judged
-from asrlife.recipe.domain_names import DELTA
-from asrlife.recipe.domain_plan import Domain
-from asrlife.recipe.domain_vector import Chosen, Vector, chosen, summed, vector_of
+from asrlife.recipe.domain import plan, speech
+from asrlife.recipe.domain.judge import REAL, SYNTHETIC, UNADAPTED, Judged, Trial, check_apart, judged
+from asrlife.recipe.domain.names import DELTA
+from asrlife.recipe.domain.plan import Domain
+from asrlife.recipe.domain.vector import Chosen, Vector, chosen, summed, vector_of
 from asrlife.recipe.tuning import Order, Source, made, opened, settings_of
 
 if TYPE_CHECKING:
@@ -218,7 +217,7 @@ def _note(asked: Domain, done: Done) -> dict[str, Any]:
 
 
 def _report(done: Done) -> None:
-    from asrlife.recipe.domain_report import report_of
+    from asrlife.recipe.domain.report import report_of
 
     report_of(done).write(done.report.parent)
 

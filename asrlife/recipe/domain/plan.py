@@ -11,7 +11,7 @@ from typing import Any
 
 from asrlife.errors import InputError
 from asrlife.files import atomic
-from asrlife.recipe.domain_names import DELTA
+from asrlife.recipe.domain.names import DELTA
 from asrlife.recipe.speech import VOICES
 from asrlife.recipe.tuning import Source
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from asrlife.errors import InputError
 from asrlife.files import atomic
-from asrlife.recipe.domain_plan import Domain, digest, digest_of
+from asrlife.recipe.domain.plan import Domain, digest, digest_of
 
 if TYPE_CHECKING:
     from asrlife.data.utterance import Utterance

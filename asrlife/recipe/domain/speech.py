@@ -11,7 +11,7 @@ from pathlib import Path
 from asrlife.audio.engines import ENGINES
 from asrlife.errors import InputError
 from asrlife.recipe.aloud import Made, Wish, prepared_text, spoken
-from asrlife.recipe.domain_plan import Domain
+from asrlife.recipe.domain.plan import Domain
 from asrlife.recipe.registry import Bar
 from asrlife.recipe.speech import Diversity, Reading, read_aloud, readings
 from asrlife.text.prepare import Prepared, Rules, Sentence

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from asrlife.errors import InputError
-from asrlife.recipe.domain_names import check_name
-from asrlife.recipe.domain_plan import KEEP, Cast, Domain
+from asrlife.recipe.domain.names import check_name
+from asrlife.recipe.domain.plan import KEEP, Cast, Domain
 from asrlife.recipe.registry import Place, Step
 from asrlife.recipe.tuning import BarWatch, placed
 
@@ -67,8 +67,8 @@ class MakeDomain(Step):
         """Make it, or what is missing of it."""
         import torch
 
-        from asrlife.recipe.domain import make
-        from asrlife.recipe.domain_report import report_of
+        from asrlife.recipe.domain.make import make
+        from asrlife.recipe.domain.report import report_of
 
         torch.set_num_threads(self.threads)
         done = make(self._asked(place), BarWatch(place.bar, self.name))

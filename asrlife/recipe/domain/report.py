@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from asrlife.evaluate.report import Axis, Dots, Report, Score, Table, Transcript
 from asrlife.evaluate.summary import EMBEDDED, SCORED, named
 from asrlife.evaluate.wer import align
-from asrlife.recipe.domain_judge import Heard, Judged, Place
+from asrlife.recipe.domain.judge import Heard, Judged, Place
 from asrlife.text.normalise import normalise
 
 if TYPE_CHECKING:
     from asrlife.recipe.aloud import Made
-    from asrlife.recipe.domain import Done
+    from asrlife.recipe.domain.make import Done
 
 NAMES: Mapping[Place, str] = {
     "reliability": "reliability", "generality": "generality", "stand-in": "another engine", "locality": "locality",
