@@ -42,8 +42,8 @@ def _paint(axes: Axes, board: Board, axis: Axis, groups: tuple[str, ...]) -> Non
         places = [place - (1 - _GAP) / 2 + (number + 0.5) * width for place in range(len(groups))]
         heights = [100 * rate.value for rate in rates]
         spread = [
-            [h - 100 * r.low for h, r in zip(heights, rates, strict=True)],
-            [100 * r.high - h for h, r in zip(heights, rates, strict=True)],
+            [max(0.0, h - 100 * r.low) for h, r in zip(heights, rates, strict=True)],
+            [max(0.0, 100 * r.high - h) for h, r in zip(heights, rates, strict=True)],
         ]
         axes.bar(places, heights, width, color=_COLOURS[order.index(row) % len(_COLOURS)], label=row)
         axes.errorbar(places, heights, yerr=spread, fmt="none", ecolor="#333333", elinewidth=0.8)
