@@ -19,7 +19,9 @@ from asrlife.data.utterance import Utterance
 from asrlife.delta import file
 from asrlife.delta.delta import Delta, Dense
 from asrlife.errors import InputError
+from asrlife.recipe.recipe import find, read
 from asrlife.recipe.registry import Place
+from asrlife.recipe.run import run
 from asrlife.recipe.syn2real import workshop
 from asrlife.recipe.syn2real.domains import Domain, Heard, Voices, heard, parted, real_of
 from asrlife.recipe.syn2real.protocol import Experiment, Published, Strict, usual
@@ -219,3 +221,12 @@ def test_a_whole_run_goes_on_where_it_was_stopped_and_keeps_what_is_there(
     with pytest.raises(KeyboardInterrupt):  # other settings: nothing that was kept counts
         count[0] = 8
         SynToReal(**{**asked, "tune": {**asked["tune"], "rate": 2e-3}}).run(place)
+
+
+@pytest.mark.slow
+def test_the_recipe_that_needs_nothing_else_runs(tmp_path: Path, ctc_folder: Callable[..., Path]) -> None:
+    steps = run(read(find("syn2real"), tiny=True, changes=[f"model={ctc_folder()}"]), tmp_path, no_bar)["steps"]
+    assert set(steps["table"]["pictures"]) == {"strict", "published"} and Path(steps["table"]["vector"]).is_file()
+    told = json.loads(Path(steps["table"]["json"]).read_text())
+    assert list(told["domains"]) == ["bin", "lay", "place", "set"] and told["domains"]["bin"]["utterances"]["train"] == 2
+    assert set(told["protocols"]["strict"]["axes"]) == {"reliability", "generality", "locality"}
