@@ -14,6 +14,7 @@ from asrlife.cli import (
     console,
     delta,
     demo,
+    domain,
     evaluate,
     evidence,
     info,
@@ -41,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (transcribe, evaluate, serve, stream, texts, synthesize, info, demo, tune, merge, evidence, repair):
+for command in (transcribe, evaluate, serve, stream, texts, synthesize, info, demo, tune, domain, merge, evidence, repair):
     app.command()(getattr(command, command.__name__.rpartition(".")[2]))
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(state.app, name="state")

@@ -28,7 +28,8 @@ def evaluate(
     ] = None,
     changes: Changes = None,
     delta: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What `asrlife tune` left: score every method without it and with it.")
+        Path | None,
+        typer.Option(metavar="FILE|NAME", help="What `asrlife tune` left, or a domain: score every method without it and with it."),
     ] = None,
     scale: Annotated[float, typer.Option(metavar="S", help="How far the weights move along the delta.")] = 1.0,
     noise: Annotated[
@@ -58,9 +59,13 @@ def evaluate(
     Example: asrlife evaluate test.jsonl --adapt "none,slow=dsuta:fast_steps=0,dsuta" --room room
     Example: asrlife evaluate test.jsonl --delta cardiology.safetensors --scale 0.8
     """
+    from asrlife.recipe.domain.names import delta_of
+
     with console.results_only():
         chosen = adapt or ("none,default" if delta is None else "none")
-        evaluation = _evaluated(manifest, model, (chosen, changes or []), (noise, snr, seed, room), (split, limit), (delta, scale))
+        evaluation = _evaluated(
+            manifest, model, (chosen, changes or []), (noise, snr, seed, room), (split, limit), (delta_of(delta), scale)
+        )
     for problem in evaluation.problems:
         console.warn(problem)
     page = None if report is None else evaluation.report().write(report)

@@ -24,7 +24,8 @@ def serve(
         str | None, typer.Option(show_default="embedded:ctc", help="The recogniser that every stream adapts for itself.")
     ] = None,
     delta: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What `asrlife tune` left: the model is served with its weights moved by it.")
+        Path | None,
+        typer.Option(metavar="FILE|NAME", help="What `asrlife tune` left, or a domain by its name: the weights are moved by it."),
     ] = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")] = None,
     port: Annotated[int | None, typer.Option(show_default="50051", help="Port; 0 lets the system choose one.")] = None,
@@ -46,7 +47,7 @@ def serve(
     environment, and that over the file. --check ends with 0, or 2 for a fault.
 
     Example: asrlife serve --model embedded:ctc --port 50051
-    Example: asrlife serve --model embedded:ctc --delta cardiology.safetensors
+    Example: asrlife serve --model embedded:ctc-tts --delta cardiology
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines would stand beside the one that says what is wrong
     if file is not None and config is not None:

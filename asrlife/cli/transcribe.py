@@ -31,7 +31,9 @@ def transcribe(
         ),
     ] = "default",
     changes: Changes = None,
-    delta: Annotated[Path | None, typer.Option(metavar="FILE", help="What `asrlife tune` left: listen with the model moved by it.")] = None,
+    delta: Annotated[
+        Path | None, typer.Option(metavar="FILE|NAME", help="What `asrlife tune` left, or a domain: listen with the model moved by it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write down what is said in sound files.
@@ -59,9 +61,10 @@ def _transcribed(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     from asrlife.models.load import load
     from asrlife.recipe.adaptation import methods, settings_of
+    from asrlife.recipe.domain.names import delta_of
 
     settings_of([adapt], changes)  # a wrong key should not wait for the model
-    model = load(named[0], delta=named[1])
+    model = load(named[0], delta=delta_of(named[1]))
     ((label, method),) = methods([adapt], changes, model).items()
     state, results, problems = method.start(model), [], list[str]()
     with console.progress("transcribing", len(paths)) as advance:

@@ -81,7 +81,7 @@ def tune(
     Example: asrlife tune embedded:whisper --train new.jsonl --out n.safetensors --scope lora --keep lwf:1
     """  # noqa: D301 # \b keeps the lines of the table
     given = {"rank": rank, "steps": steps, "epochs": epochs, "rate": rate, "batch_seconds": batch_seconds, "seed": seed}
-    settings = {"scope": scope} | {name: value for name, value in given.items() if value is not None} | _pairs(changes or [])
+    settings = {"scope": scope} | {name: value for name, value in given.items() if value is not None} | pairs(changes or [])
     with console.results_only():
         done = _made(
             model, [(train, train_split, limit), (dev, dev_split, None), (test, test_split, None)], settings, tuple(keep or ()),
@@ -111,7 +111,8 @@ def _made(
     return made(Order(model, train, settings_of(settings), dev, test, keep), out, Shown(), resume, fresh)
 
 
-def _pairs(changes: list[str]) -> dict[str, Any]:
+def pairs(changes: list[str]) -> dict[str, Any]:
+    """Settings given as key=value; raises InputError for what is no such text."""
     from asrlife.errors import InputError
 
     found: dict[str, Any] = {}

@@ -27,14 +27,18 @@ OWN_PLACE = ("method", "evidence", "seed", "parents", "scores")
 def save(delta: Delta, path: Path) -> None:
     """Write `path` (.safetensors) and its card (.json), each whole or not at all; the card names the bytes it belongs to.
 
-    A dense difference of parameter `name` is the tensor `name`, a low-rank one is `name.up` and `name.down` with `name` in the card's
-    low_rank list. Raises InputError for NaN or Inf, a note that is not JSON, or two differences that would share a tensor name.
+    Equal differences give equal bytes. A dense difference of parameter `name` is the tensor `name`, a low-rank one is `name.up` and
+    `name.down` with `name` in the card's low_rank list. Raises InputError for NaN or Inf, a note that is not JSON, or two differences that
+    would share a tensor name.
     """
     _check_suffix(path)
-    packed = pack_tensors(_pack(delta), metadata={"format": "asrlife delta", "version": str(VERSION)})
-    card = _card(delta, packed)
+    header, numbers = _parts(pack_tensors(_pack(delta), metadata={"format": "asrlife delta", "version": str(VERSION)}))
+    digest = hashlib.sha256(header)
+    digest.update(numbers)
+    card = _card(delta, digest.hexdigest())
     with atomic(path) as file:
-        file.write(packed)
+        file.write(header)
+        file.write(numbers)
     with atomic(path.with_suffix(".json"), "w") as file:
         file.write(card)
 
@@ -99,7 +103,17 @@ def _unpack(tensors: Mapping[str, Tensor], low_rank: list[str], path: Path) -> d
     return changes | {name: Dense(tensor) for name, tensor in tensors.items() if name not in factors}
 
 
-def _card(delta: Delta, packed: bytes) -> str:
+def _parts(packed: bytes) -> tuple[bytes, memoryview]:
+    """The header with its metadata in order, which safetensors writes in a random one, and the numbers."""
+    length = int.from_bytes(packed[:8], "little")
+    told = json.loads(packed[8 : 8 + length])
+    told["__metadata__"] = dict(sorted(told["__metadata__"].items()))
+    text = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # numbers begin where they are aligned
+    return len(text).to_bytes(8, "little") + text, memoryview(packed)[8 + length :]
+
+
+def _card(delta: Delta, digest: str) -> str:
     own = {key: delta.note.get(key) for key in OWN_PLACE}
     fields = {
         "version": VERSION,
@@ -107,7 +121,7 @@ def _card(delta: Delta, packed: bytes) -> str:
         **own,
         "low_rank": [name for name, change in delta.tensors.items() if isinstance(change, LowRank)],
         "note": {key: value for key, value in delta.note.items() if key not in OWN_PLACE},
-        "sha256": hashlib.sha256(packed).hexdigest(),
+        "sha256": digest,
     }
     try:
         return json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

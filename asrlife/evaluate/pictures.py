@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from asrlife.evaluate.report import Curve, Dots, Score
+from asrlife.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _INK, _FAINT = "#010101", "#020202"
 _SERIES = tuple(f"#03030{n}" for n in range(8))
 _NAMES = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {colour: f"var(--s{n})" for n, colour in enumerate(_SERIES)}
+_PAPER = ("#8b96a0", "#3d7fc4", "#d9773f", "#4a9e6d")
 _STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), "-.")  # told apart without colour, too
 _MARKS = {"reset": "v", "retrieved": "^"}
 _MOST = 500  # points of a line; more would not be seen
@@ -78,22 +81,58 @@ def whiskers_picture(scores: Sequence[Score]) -> str:
 
 
 def dots_picture(panel: Dots) -> str:
-    """A row for each condition, in it a dot and its interval for each method."""
-    height = 0.1 + 0.13 * len(panel.series)
+    """A row for each condition, in it a dot or a bar and its interval for each method."""
+    height = 0.1 + (0.26 if panel.bars else 0.13) * len(panel.series)
 
     def paint(axes: Axes) -> None:
         for number, ((name, values), (colour, _)) in enumerate(zip(panel.series.items(), _looks(), strict=False)):
             shift = 0.8 * ((number + 0.5) / len(panel.series) - 0.5)
             found = [(place + shift, *value) for place, value in enumerate(values) if value]
-            axes.hlines([y for y, *_ in found], [low for *_, low, _ in found], [high for *_, high in found], color=colour, linewidth=1.6)
-            axes.plot([value for _, value, *_ in found], [y for y, *_ in found], "o", color=colour, markersize=5, label=name)
+            across, along = [value for _, value, *_ in found], [y for y, *_ in found]
+            if panel.bars:
+                axes.barh(along, across, 0.72 / len(panel.series), color=colour, alpha=0.45, label=name)
+            axes.hlines(along, [low for *_, low, _ in found], [high for *_, high in found], color=colour, linewidth=1.6)
+            axes.plot(across, along, "o", color=colour, markersize=5, label=None if panel.bars else name)
         for place in range(1, len(panel.rows)):
             axes.axhline(place - 0.5, color=_FAINT, linewidth=0.5)
         _rows(axes, panel.rows)
         axes.set(xlabel=panel.x)
+        if not any(value[2] for values in panel.series.values() for value in values if value):
+            axes.set_xlim(0, 100)
         _legend(axes, len(panel.series))
 
     return _picture(paint, (9.2, 1.2 + max(0.3, height) * len(panel.rows)), panel.title)
+
+
+def bars_png(panels: Sequence[Dots], path: Path, title: str) -> Path:
+    """Panels below each other as a PNG on white, for pages that show no SVG of a report."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    heights = [0.9 + 0.32 * len(panel.rows) * len(panel.series) for panel in panels]
+    figure = Figure(figsize=(8.6, 0.4 + sum(heights)), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    for axes, panel in zip(figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0], panels, strict=True):
+        _bars(axes, panel)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=4, fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11, x=0.02, ha="left")
+    with atomic(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return path
+
+
+def _bars(axes: Axes, panel: Dots) -> None:
+    for number, (name, values) in enumerate(panel.series.items()):
+        shift = 0.8 * ((number + 0.5) / len(panel.series) - 0.5)
+        found = [(place + shift, *value) for place, value in enumerate(values) if value]
+        across, colour = [value for _, value, *_ in found], _PAPER[number % len(_PAPER)]
+        errors = [[value - low for _, value, low, _ in found], [high - value for _, value, _, high in found]]
+        axes.barh([y for y, *_ in found], across, 0.72 / len(panel.series), xerr=errors, color=colour, label=name, ecolor="#333333")
+    axes.set_yticks(range(len(panel.rows)), panel.rows)
+    axes.set_xlim(0, 1.04 * max([value[2] for values in panel.series.values() for value in values if value], default=0) or 100)
+    axes.set(xlabel=panel.x, title=panel.title)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
 
 
 def _looks() -> Iterator[tuple[str, Any]]:

@@ -60,12 +60,14 @@ class Table:
     """Rows of text under columns; the first column names the row.
 
     `marks`, where there are any, say of each cell whether it is "best" of its row, or "better" or "worse" than what it is compared with.
+    `prose` is a table of words rather than numbers.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     marks: Sequence[Sequence[str]] = ()
+    prose: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Dots:
-    """For each row and series a value with its interval, (value, low, high); None where there is none."""
+    """For each row and series a value with its interval, (value, low, high); None where there is none. `bars` stand on zero."""
 
     title: str
     x: str
     rows: Sequence[str]
     series: Mapping[str, Sequence[tuple[float, float, float] | None]]
+    bars: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,7 @@ def _grid(table: Table, columns: Sequence[int], first: bool) -> Grid:
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
     grid = Grid(title=_plain(table.title) if first else None, title_justify="left", title_style="bold", **style)
     for column in columns:
-        grid.add_column(_plain(table.columns[column]), justify="right" if column else "left", overflow="fold")
+        grid.add_column(_plain(table.columns[column]), justify="right" if column and not table.prose else "left", overflow="fold")
     for number, row in enumerate(table.rows):
         marks = table.marks[number] if table.marks else [""] * len(row)
         grid.add_row(*(Text(row[column], style=_STYLES.get(marks[column], "")) for column in columns))

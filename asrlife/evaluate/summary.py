@@ -13,9 +13,12 @@ from asrlife.text.normalise import normalise
 
 _SHOWN = 12  # utterances whose words are shown
 _NAMED = 10  # problems that are named
-_SCORING = (
+SCORED = (
     "WER and CER: jiwer on the Whisper English normaliser, errors and words summed over utterances; compound words are not merged, "
-    "and digits said in a row are one word.",
+    "and digits said in a row are one word."
+)
+_SCORING = (
+    SCORED,
     "Brackets hold 95 % intervals over 1000 resamplings of utterances; differences resample both methods' utterances together. "
     "In the tables by condition the lowest rate of a row is bold, and a difference is coloured where its interval, over ten utterances or "
     "more, leaves out 0.",
@@ -23,7 +26,7 @@ _SCORING = (
     "ones before. Locality: WER of clean speech under the weights at the end of the stream, and of the source model.",
     "Cost: seconds of computing for each second of audio (RTF), on the machine that made this report.",
 )
-_EMBEDDED = (
+EMBEDDED = (
     "The model is one of the small embedded ones, made for learning and testing: no public pretrained checkpoint was to be had. "
     "Judge real work on a real checkpoint."
 )
@@ -132,7 +135,7 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
 def notes(model: str) -> Iterator[str]:
     """How the figures were made, and what not to take the model for."""
     if model.startswith("embedded:"):
-        yield _EMBEDDED
+        yield EMBEDDED
     yield from _SCORING
 
 

@@ -71,9 +71,14 @@ def synthesise(wish: Wish, bar: Bar) -> Made:
     All that can be refused is refused before anything is written: text, voices, augmentations. A line that nothing can be made of is in
     the account; raises InputError where that is every line.
     """
+    prepared = prepared_text(wish, bar)
+    return spoken(wish, prepared, readings(prepared.sentences, expanded(wish.voices), wish.seed, wish.diversity), bar)
+
+
+def prepared_text(wish: Wish, bar: Bar) -> Prepared:
+    """The sentences of the text and what became of each line; raises InputError as `synthesise` does, and writes nothing."""
     lines = read_lines(wish.text, wish.column, wish.key)
-    voices = expanded(wish.voices)
-    check_voices(voices)
+    check_voices(expanded(wish.voices))
     check(wish.diversity.augment)
     for kind, name, made_ones in (("noise", wish.diversity.noise, NOISES), ("room", wish.diversity.room, ROOMS)):
         if name is not None and name not in made_ones:
@@ -83,7 +88,11 @@ def synthesise(wish: Wish, bar: Bar) -> Made:
         prepared = prepare(lines, rules, advance).limited(wish.most)
     if not prepared.sentences:
         raise InputError(f"{wish.text}: no line can be read aloud: {_causes(prepared)}")
-    plans = readings(prepared.sentences, voices, wish.seed, wish.diversity)
+    return prepared
+
+
+def spoken(wish: Wish, prepared: Prepared, plans: Sequence[Reading], bar: Bar) -> Made:
+    """Read aloud what was planned from prepared text; writes what `synthesise` names; InputError where no reading succeeds."""
     _write_account(prepared, wish.out)
     failures: list[tuple[Reading, str]] = []
     with bar("reading aloud", len(plans)) as advance:

@@ -23,7 +23,7 @@ from asrlife.text.prepare import Sentence
 
 VOICES = ("en-us+f3", "en-us+m3", "en-gb-x-rp+f2", "en-gb-scotland+m2")
 MANIFEST = "transcripts.jsonl"
-_SHARE = 24  # readings that are worth a process
+_SHARE = 400  # readings that are worth a process: espeak takes some 11 ms for one, a process 6 s until it can read
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Diversity:
 class Reading:
     """One sentence and how it is to be read: who, how fast (words a minute), how high (0..99), and what is done to it afterwards.
 
-    `said` is what the voice reads where that is not the transcript `text`.
+    `said` is what the voice reads where that is not the transcript `text`; `split` is what the reading is for, where that is settled.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Reading:
     augmentation: Augmentation = Augmentation()
     line: int | None = None
     entities: tuple[Entity, ...] = ()
+    split: str = ""
 
     @property
     def file(self) -> str:
@@ -169,6 +170,6 @@ def _one_thread() -> Iterator[None]:
 def _row(plan: Reading, seconds: float) -> dict[str, Any]:
     row: dict[str, Any] = {"id": plan.name, "audio": plan.file, "text": plan.text, "speaker": plan.voice, "origin": "synthetic"}
     row |= {"duration": round(seconds, 4), "words_per_minute": plan.prosody.words_per_minute, "pitch": plan.prosody.pitch}
-    more: dict[str, Any] = {"said": plan.said, "augmentation": plan.augmentation.to_json(), "line": plan.line}
+    more: dict[str, Any] = {"said": plan.said, "augmentation": plan.augmentation.to_json(), "line": plan.line, "split": plan.split}
     more |= {"entities": [entity.to_json() for entity in plan.entities]}
     return row | {key: value for key, value in more.items() if value}

@@ -70,9 +70,10 @@ def _shown(value: Any) -> Any:
 
 def _loaded(config: ServerConfig) -> Any:
     from asrlife.models.load import load
+    from asrlife.recipe.domain.names import delta_of
 
     try:
-        return load(config.model, delta=config.delta, scale=config.delta_scale)
+        return load(config.model, delta=delta_of(config.delta), scale=config.delta_scale)
     except OSError as error:  # what is under the name, and cannot be read
         raise InputError(f"{config.model}: {error}") from error
 

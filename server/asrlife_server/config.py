@@ -167,7 +167,8 @@ class Batching(Settings):
 class ServerConfig(Settings):
     """Everything a server can be told; port 0 lets the system choose one. `riva`: speak NVIDIA Riva's recognition protocol too.
 
-    `delta` is a file that tuning, merging or editing left, made for `model`, whose weights then have moved by `delta_scale` times of it.
+    `delta` is a file that tuning, merging or editing left, or the name of a domain (see `asrlife.recipe.domain.names.delta_of`), made for
+    `model`, whose weights then have moved by `delta_scale` times of it.
     """
 
     model: str = "embedded:ctc"

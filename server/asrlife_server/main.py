@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 import asrlife
 from asrlife.errors import InputError
+from asrlife.recipe.domain.names import delta_of
 from asrlife.v1 import asrlife_pb2_grpc
 from asrlife_server import logs, riva, slack
 from asrlife_server.certificates import credentials
@@ -43,7 +44,7 @@ class Server:
         self._credentials, tenancy = credentials(config.security, config.host), Tenancy(config)
         self.config = config
         self.port = config.port
-        model, ear = model or asrlife.load(config.model, delta=config.delta, scale=config.delta_scale), Silero().ear
+        model, ear = model or asrlife.load(config.model, delta=delta_of(config.delta), scale=config.delta_scale), Silero().ear
         self.operations = Operations(config)
         observe = self.operations.metrics.observe
         self.engine = Engine(model, config.batching, config.limits.queued_jobs, config.threads, observe)

@@ -56,6 +56,12 @@ def test_reads_back_what_it_wrote(saved: Path) -> None:
     assert delta.tensors["scale"].dense().shape == ()
 
 
+def test_equal_differences_give_equal_bytes(saved: Path, tmp_path: Path) -> None:
+    for number in range(8):  # an order that is drawn at random is the same eight times in 128
+        save(load(saved), tmp_path / f"{number}.safetensors")
+        assert (tmp_path / f"{number}.safetensors").read_bytes() == saved.read_bytes()
+
+
 def test_the_files_are_what_the_documentation_says(saved: Path) -> None:
     assert sorted(path.name for path in saved.parent.iterdir()) == ["digits.json", "digits.safetensors"]
     assert sorted(load_file(saved)) == ["a.bias", "a.weight.down", "a.weight.up", "scale"]

@@ -135,7 +135,8 @@ def test_names_change_with_what_changes_the_sound() -> None:
 
 
 @pytest.mark.slow
-def test_processes_do_not_change_a_byte(tmp_path: Path) -> None:
+def test_processes_do_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asrlife.recipe.speech._SHARE", 15)
     write(tmp_path / "hiss.wav", Waveform(0.1 * np.random.default_rng(0).standard_normal(RATE), RATE))  # made noise takes seconds
     changes = Diversity(augment=("speed", "noise", "reverb"), noise=str(tmp_path / "hiss.wav"))
     plans = readings(MANY[:30], ["en-us+f3", "en-us+m3"], 2, changes)
@@ -171,7 +172,8 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_one_line(tmp_path: Path) -> None:
+def test_a_process_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asrlife.recipe.speech._SHARE", 15)
     (tmp_path / "deadly.py").write_text(DEADLY)
     plans = readings(MANY[:30], [f"command:{sys.executable} {tmp_path / 'deadly.py'} {{out}}"])
     with pytest.raises(InputError, match="was ended from outside; run it again, with fewer --workers"):

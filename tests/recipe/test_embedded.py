@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from asrlife.recipe.embedded import ctc, whisper
 from asrlife.recipe.embedded.augment import add_noise, augment, change_speed, normalise
@@ -170,3 +171,39 @@ def test_the_recipe_builds_all_three_models(tmp_path: Path) -> None:
     before = (tmp_path / "ctc.pt").stat().st_mtime_ns
     run(recipe, tmp_path, bar)
     assert (tmp_path / "ctc.pt").stat().st_mtime_ns == before  # finished training is not done again
+
+
+def test_a_conformer_block_starts_as_the_block_it_inherits() -> None:
+    from asrlife.recipe.embedded import conformer
+
+    torch.manual_seed(0)
+    source = ctc.build(hidden=48, layers=2).eval()
+    model = conformer.build(48, 2).eval()
+    conformer.inherit(model, source, [3.0, 2.0])
+    states = torch.randn(1, 7, 48)
+    for mine, theirs, scale in zip(model.wav2vec2_conformer.encoder.layers, source.wav2vec2.encoder.layers, (3.0, 2.0), strict=True):
+        expected = torch.nn.functional.layer_norm(theirs(states)[0], (48,)) * scale
+        torch.testing.assert_close(mine(states), expected.reshape(1, 7, 48), atol=2e-5, rtol=1e-5)
+
+
+def test_a_smaller_encoder_inherits_from_first_to_last() -> None:
+    assert whisper.spread(4, 6) == [0, 2, 4, 5] and whisper.spread(6, 6) == [0, 1, 2, 3, 4, 5]
+
+
+def test_muon_in_float32_steps_as_torchs_does() -> None:
+    from asrlife.recipe.embedded.muon import Muon, orthogonalised
+
+    torch.manual_seed(0)
+    start = torch.randn(24, 40)
+    singular = torch.linalg.svdvals(orthogonalised(start))
+    assert 0.6 < float(singular.min()) and float(singular.max()) < 1.3
+    moved = []
+    for kind, more in ((Muon, {}), (torch.optim.Muon, {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.01})):
+        weight = torch.nn.Parameter(start.clone())
+        optimiser = kind([weight], lr=1e-2, **more)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(5):
+            weight.grad = torch.randn(24, 40, generator=generator)
+            optimiser.step()
+        moved.append(weight.detach() - start)
+    assert float((moved[0] - moved[1]).norm() / moved[1].norm()) < 0.03  # bfloat16 against float32: 0.008 measured on (192, 768)

@@ -66,6 +66,21 @@ def test_the_served_words_are_those_of_the_moved_model(moved):
     assert changed == asrlife.load("embedded:ctc", delta=moved).transcribe([sound])[0].text
 
 
+def test_a_domain_is_served_by_its_name(moved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file_ in (moved, moved.with_suffix(".json")):
+        (tmp_path / "domains" / "ward").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "domains" / "ward" / f"delta{file_.suffix}").write_bytes(file_.read_bytes())
+    (tmp_path / "server.yaml").write_text("delta: ward\n")
+    config = ServerConfig.read(tmp_path / "server.yaml", {"state.backend": "memory"})
+    assert not [each for each in findings(config) if each.name == "model" and each.fault]
+    sound = asrlife.speak("turn on the kitchen light", "en-us+f3")
+    with serving(delta="ward") as address:
+        assert set(heard(address, sound)) == {"a"}
+    found = {each.name: each.fault for each in findings(ServerConfig.read(None, {"delta": "wart", "state.backend": "memory"}))}
+    assert found["model"] == "delta wart: no such file, and no domain of this name in domains/; there: ward"
+
+
 def test_a_delta_of_another_model_is_refused_at_the_start_and_by_check(moved, tmp_path):
     with pytest.raises(InputError, match=r"delta .*a\.safetensors on embedded:ctc-tts: the delta was made for base"):
         Server(ServerConfig.read(None, {"model": "embedded:ctc-tts", "delta": str(moved), "state.backend": "memory"}))

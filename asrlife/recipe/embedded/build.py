@@ -20,11 +20,19 @@ from asrlife.text.grammar import Grammar
 SPLITS = ("test", "dev", "train")  # in this order, so that nothing that is tested is ever trained on
 TTS_SEEDS = {"test": 11, "dev": 12, "train": 13}
 DIGIT_SEEDS = {"train": 21, "dev": 22, "test": 23}
-Name = Literal["ctc-tts", "ctc", "whisper"]
+Name = Literal["ctc-tts", "ctc", "whisper", "conformer-tts", "whisper-tts"]
+SHIPPED: tuple[Name, ...] = ("ctc-tts", "ctc", "whisper")
+STEPS: Mapping[str, int] = {
+    "ctc-tts": 3_000, "ctc-mixed": 4_500, "ctc": 400, "whisper-encoder": 800, "whisper": 1_800,
+    "conformer-tts": 300, "whisper-tts-encoder": 200, "whisper-tts": 700,
+}  # fmt: skip
 
 
 class Embedded(Step):
-    """Train the recognisers that ship with asrlife; `steps`, `peak` and `matrices` go by the name of a training."""
+    """Train the recognisers that ship with asrlife, and two more that have heard synthetic speech alone, for experiments.
+
+    `steps`, `peak` and `matrices` go by the name of a training.
+    """
 
     kind: Literal["embedded"]
     grammar: str = "recipe:grammar.yaml"
@@ -33,13 +41,17 @@ class Embedded(Step):
     noise: Path | None = None  # to score the real commands under, never to train with
     sentences: Mapping[str, int] = {"test": 300, "dev": 150, "train": 14_000}
     strings: Mapping[str, int] = {"test": 120, "dev": 80, "train": 2_500}
-    models: tuple[Name, ...] = ("ctc-tts", "ctc", "whisper")
-    steps: Mapping[str, PositiveInt] = {"ctc-tts": 3_000, "ctc-mixed": 4_500, "ctc": 400, "whisper-encoder": 800, "whisper": 1_800}
-    peak: Mapping[str, PositiveFloat] = {"ctc-tts": 1.2e-3, "ctc-mixed": 8e-4, "ctc": 3e-4, "whisper": 8e-4}
+    models: tuple[Name, ...] = SHIPPED
+    steps: Mapping[str, PositiveInt] = STEPS
+    peak: Mapping[str, PositiveFloat] = {
+        "ctc-tts": 1.2e-3, "ctc-mixed": 8e-4, "ctc": 3e-4, "whisper": 8e-4, "conformer-tts": 8e-4, "whisper-tts": 8e-4,
+    }  # fmt: skip
     # peak of Muon; a training without one has AdamW alone
-    matrices: Mapping[str, PositiveFloat] = {"ctc-mixed": 2.5e-3, "ctc": 1e-3, "whisper": 2.5e-3}
+    matrices: Mapping[str, PositiveFloat] = {
+        "ctc-mixed": 2.5e-3, "ctc": 1e-3, "whisper": 2.5e-3, "conformer-tts": 2.5e-3, "whisper-tts": 2.5e-3,
+    }  # fmt: skip
     pretext: PositiveInt = 110  # batches that the pretext head of "ctc" is trained on, when all else is done
-    size: Mapping[str, Mapping[str, int]] = {"ctc": {}, "whisper": {}}
+    size: Mapping[str, Mapping[str, int]] = {"ctc": {}, "whisper": {}, "whisper-tts": {"encoder": 4, "decoder": 2}}
     threads: PositiveInt = 1
     # for the cards: what benchmarks/tuning/settings.py found on development speech
     adaptation: Mapping[Name, Mapping[str, Mapping[str, str]]] = {}
@@ -49,17 +61,18 @@ class Embedded(Step):
         import torch
 
         from asrlife.recipe.embedded.confidence import calibrate, utterances_of
-        from asrlife.recipe.embedded.fitting import fit_ctc, fit_whisper
+        from asrlife.recipe.embedded.fitting import fit_conformer, fit_ctc, fit_whisper
         from asrlife.recipe.embedded.pretext import add_head
         from asrlife.recipe.embedded.scores import finish
 
         torch.set_num_threads(self.threads)
         speech = self.speech(place)
         for name in self.models:
-            (fit_whisper if name == "whisper" else fit_ctc)(name, self, speech, place.out)
+            fitted = fit_whisper if name.startswith("whisper") else fit_conformer if name.startswith("conformer") else fit_ctc
+            fitted(name, self, speech, place.out)
         cards = {name: finish(name, self, speech, place.out) for name in self.models}
         for name in self.models:
-            if own := speech.get("tts_dev" if name == "ctc-tts" else "grid_dev"):
+            if name in SHIPPED and (own := speech.get("tts_dev" if name == "ctc-tts" else "grid_dev")):
                 cards[name] = dict(calibrate(place.out / "models" / name, utterances_of(own)))
         return cards | ({"ctc": add_head(place.out / "models" / "ctc", speech, self.pretext)} if "ctc" in cards else {})
 

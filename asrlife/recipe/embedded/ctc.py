@@ -9,7 +9,7 @@ import torch
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from asrlife.recipe.embedded.augment import normalise
-from asrlife.recipe.embedded.training import RATE, Batch, pad
+from asrlife.recipe.embedded.training import RATE, Batch, mixed, pad
 
 LETTERS = ["<pad>", "<unk>", "|", "'", *"abcdefghijklmnopqrstuvwxyz"]
 BANDS, PHASES, WINDOW, HOP = 80, 4, 400, 160
@@ -64,11 +64,16 @@ def build(**size: int) -> Wav2Vec2ForCTC:
 def loss(model: Wav2Vec2ForCTC, batch: Batch) -> torch.Tensor:
     """CTC loss per label of an augmented batch, computed in bfloat16 where the processor has it."""
     audio, mask = pad([wave for wave, _ in batch])
+    with mixed():
+        return model(audio, attention_mask=mask, labels=labels_of(batch)).loss
+
+
+def labels_of(batch: Batch) -> torch.Tensor:
+    """Letters as classes, shape (batch, letters), -100 behind the shorter texts."""
     labels = torch.full((len(batch), max(len(t) for _, t in batch)), -100)
     for row, (_, text) in enumerate(batch):
         labels[row, : len(text)] = torch.tensor([LETTERS.index("|" if c == " " else c) for c in text])
-    with torch.autocast("cpu", torch.bfloat16):
-        return model(audio, attention_mask=mask, labels=labels).loss
+    return labels
 
 
 @torch.inference_mode()

@@ -7,24 +7,31 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from asrlife.recipe.embedded import ctc, whisper
+from asrlife.recipe.embedded import conformer, ctc, whisper
 from asrlife.recipe.embedded.speech import Speech, is_open
-from asrlife.recipe.embedded.training import Mixture, Schedule, error_rates, fit
+from asrlife.recipe.embedded.training import Mixture, Schedule, batches, error_rates, fit
 
 if TYPE_CHECKING:
+    from transformers import Wav2Vec2ForCTC
+
     from asrlife.recipe.embedded.build import Embedded
 
 LONGEST = 4.5  # s; slowed down and padded it still fits the window of six
 LATER = {"open": 0.62, "tts": 0.08, "grid": 0.14, "digits": 0.16}
 LAST = {"open": 0.35, "tts": 0.05, "grid": 0.32, "digits": 0.28}
-SHARES = {"ctc-tts": {"tts": 1.0}, "ctc-mixed": LATER, "ctc": LAST, "whisper": LATER}
+FEW_WORDS = {"conformer-tts": {"closed": 0.7, "open": 0.3}, "whisper-tts": {"closed": 1.0}}  # of one stage with ctc-tts, and sooner there
+SHARES = {"ctc-tts": {"tts": 1.0}, "ctc-mixed": LATER, "ctc": LAST, "whisper": LATER, **FEW_WORDS}
 ORIGIN = {"ctc-mixed": "ctc-tts", "ctc": "ctc-mixed"}
-SEEDS = {"ctc-tts": 1, "ctc-mixed": 2, "whisper-encoder": 3, "whisper": 4, "ctc": 5}
+SEEDS = {"ctc-tts": 1, "ctc-mixed": 2, "whisper-encoder": 3, "whisper": 4, "ctc": 5, "conformer-tts": 6}
 
 
 def mixture(name: str, speech: dict[str, Speech]) -> Mixture:
-    """Training sets with their shares; real ones only where they are, and "open" for the synthetic sentences of many words."""
-    speech = {**speech, "open_train": speech["tts_train"].only(is_open)}
+    """Training sets with their shares; real ones only where they are, "open" for synthetic sentences of many words, "closed" of few."""
+    kinds = SHARES[name]
+    if "open" in kinds:
+        speech = {**speech, "open_train": speech["tts_train"].only(is_open)}
+    if "closed" in kinds:
+        speech = {**speech, "closed_train": speech["tts_train"].only(lambda text: not is_open(text))}
     return [(speech[f"{kind}_train"], share) for kind, share in SHARES[name].items() if f"{kind}_train" in speech]
 
 
@@ -59,20 +66,52 @@ def fit_ctc(name: str, settings: Embedded, speech: dict[str, Speech], out: Path)
     )
 
 
+def guide_of(settings: Embedded, out: Path) -> Wav2Vec2ForCTC:
+    """The recogniser "ctc-tts" as it was trained here, or as it ships."""
+    checkpoint = out / "ctc-tts.pt"
+    if not checkpoint.is_file():
+        from asrlife.models.load import load
+
+        shipped: Wav2Vec2ForCTC = load("embedded:ctc-tts").module.float().eval()
+        return shipped
+    guide = ctc.build(**settings.size["ctc"]).eval()
+    load_weights(guide, checkpoint)
+    return guide
+
+
+def fit_conformer(name: str, settings: Embedded, speech: dict[str, Speech], out: Path) -> None:
+    """Train a conformer that starts from "ctc-tts" and is guided by it frame by frame."""
+    torch.manual_seed(1)
+    guide, mixed = guide_of(settings, out), mixture(name, speech)
+    model = conformer.build(guide.config.hidden_size, guide.config.num_hidden_layers)
+    some = next(batches(mixed, 20.0, SEEDS[name], 6.0))
+    conformer.inherit(model, guide, conformer.deviations(guide, some))
+    watch = development(speech)
+    fit(
+        model,
+        lambda batch: conformer.loss(model, batch, guide),
+        lambda: error_rates(watch, lambda waves: ctc.transcribe(model, waves)),
+        mixed,
+        Schedule(settings.steps[name], settings.peak[name], settings.matrices.get(name), 20, seconds=24.0, longest=6.0, seed=SEEDS[name]),
+        out / f"{name}.pt",
+    )
+
+
 def fit_whisper(name: str, settings: Embedded, speech: dict[str, Speech], out: Path) -> None:
     """Train an encoder that starts from "ctc-tts" and is guided by it frame by frame, then encoder and decoder together."""
     torch.manual_seed(1)
-    guide = ctc.build(**settings.size["ctc"]).eval()
-    load_weights(guide, out / "ctc-tts.pt")
-    teacher = whisper.Teacher(whisper.build(**settings.size["whisper"]))
+    guide, watch, small = guide_of(settings, out), development(speech), name in FEW_WORDS
+    teacher = whisper.Teacher(whisper.build(**settings.size[name]))
     whisper.inherit(teacher, guide)
-    first, watch = "whisper-encoder", development(speech)
+    first = "whisper-encoder" if name == "whisper" else f"{name}-encoder"
+    seconds, warmup = ((24.0, 30.0), (20, 50)) if small else ((60.0, 60.0), (50, 100))
+    rates = settings.peak[name], settings.matrices.get(name)
     fit(
         teacher,
         lambda batch: teacher.guided(batch, guide),
         lambda: error_rates(watch, lambda waves: whisper.transcribe_head(teacher, waves)),
         mixture(name, speech),
-        Schedule(settings.steps[first], settings.peak[name], settings.matrices.get(name), 50, 0.3, 60.0, LONGEST, SEEDS[first]),
+        Schedule(settings.steps[first], *rates, warmup[0], 0.3, seconds[0], LONGEST, SEEDS["whisper-encoder"]),
         out / f"{first}.pt",
     )
     fit(
@@ -80,7 +119,7 @@ def fit_whisper(name: str, settings: Embedded, speech: dict[str, Speech], out: P
         teacher,
         lambda: error_rates(watch, lambda waves: whisper.transcribe(teacher, waves)),
         mixture(name, speech),
-        Schedule(settings.steps[name], settings.peak[name], settings.matrices.get(name), seconds=60.0, longest=LONGEST, seed=SEEDS[name]),
+        Schedule(settings.steps[name], *rates, warmup[1], seconds=seconds[1], longest=LONGEST, seed=SEEDS["whisper"]),
         out / f"{name}.pt",
         every=1000,
     )

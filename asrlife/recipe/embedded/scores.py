@@ -13,7 +13,7 @@ from asrlife.audio.waveform import Waveform
 from asrlife.data.condition import Condition
 from asrlife.data.utterance import Utterance
 from asrlife.files import atomic
-from asrlife.recipe.embedded import ctc, whisper
+from asrlife.recipe.embedded import conformer, ctc, whisper
 from asrlife.recipe.embedded.export import export_ctc, export_whisper
 from asrlife.recipe.embedded.fitting import SHARES, load_weights
 from asrlife.recipe.embedded.speech import HELD_OUT, RATE, Speech, is_open
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from asrlife.recipe.embedded.build import Embedded, Name
 
 NAMES = {"tts": "synthetic, held-out sentences and voices", "grid": "real commands", "digits": "real digit strings"}
-TRAININGS = {"ctc-tts": ["ctc-tts"], "ctc": ["ctc-tts", "ctc-mixed", "ctc"], "whisper": ["ctc-tts", "whisper-encoder", "whisper"]}
+TRAININGS = {
+    "ctc-tts": ["ctc-tts"],
+    "ctc": ["ctc-tts", "ctc-mixed", "ctc"],
+    "whisper": ["ctc-tts", "whisper-encoder", "whisper"],
+    "conformer-tts": ["ctc-tts", "conformer-tts"],
+    "whisper-tts": ["ctc-tts", "whisper-tts-encoder", "whisper-tts"],
+}
+ARCHITECTURES = {"whisper": "Whisper", "ctc": "wav2vec2 CTC", "conformer": "wav2vec2-conformer CTC"}
 NOISE_DB = 5.0
 Heard = Callable[[Waveform, str], Waveform]
 WARNING = "Small models for learning and testing, trained from scratch; real work names a real checkpoint."
@@ -33,14 +40,15 @@ WARNING = "Small models for learning and testing, trained from scratch; real wor
 def finish(name: Name, settings: Embedded, speech: dict[str, Speech], out: Path) -> dict[str, Any]:
     """Write OUT/models/NAME with float16 weights, score what was written and put the scores on its card."""
     folder = out / "models" / name
-    if name == "whisper":
-        teacher = whisper.Teacher(whisper.build(**settings.size["whisper"]))
+    if name.startswith("whisper"):
+        teacher = whisper.Teacher(whisper.build(**settings.size[name]))
         load_weights(teacher, out / f"{name}.pt")
         export_whisper(teacher.model, folder, {})
     else:
-        model = ctc.build(**settings.size["ctc"])
+        model = (conformer if name.startswith("conformer") else ctc).build(**settings.size["ctc"])
         load_weights(model, out / f"{name}.pt")
         export_ctc(model, folder, {})
+    if name.startswith("ctc"):
         write_statistics(name, folder, speech)
     card = {**describe(name, settings, speech), "scores": score(folder, speech, settings.noise)}
     path = folder / "card.json"
@@ -52,13 +60,14 @@ def finish(name: Name, settings: Embedded, speech: dict[str, Speech], out: Path)
 
 def describe(name: Name, settings: Embedded, speech: dict[str, Speech]) -> dict[str, Any]:
     """What the model is and what it heard."""
-    heard = {kind: speech[f"{kind}_train"] for kind in ("tts", "grid", "digits") if kind in SHARES[name] and f"{kind}_train" in speech}
+    kinds = ("tts", *(kind for kind in ("grid", "digits") if kind in SHARES[name]))
+    heard = {kind: speech[f"{kind}_train"] for kind in kinds if f"{kind}_train" in speech}
     data = {
         NAMES[kind].split(",")[0]: {"utterances": len(s), "hours": round(float(s.seconds.sum()) / 3600, 2)} for kind, s in heard.items()
     }
     return {
         "name": f"embedded:{name}",
-        "architecture": "Whisper" if name == "whisper" else "wav2vec2 CTC",
+        "architecture": ARCHITECTURES[name.split("-")[0]],
         "training": {
             "data": data,
             "steps": {training: settings.steps[training] for training in TRAININGS[name]},

@@ -16,6 +16,7 @@ import torch
 
 from asrlife.files import atomic
 from asrlife.recipe.embedded.augment import augment
+from asrlife.recipe.embedded.muon import Muon
 from asrlife.recipe.embedded.speech import RATE, Speech
 
 Batch = list[tuple[np.ndarray, str]]
@@ -55,7 +56,9 @@ def optimisers(model: torch.nn.Module, schedule: Schedule) -> list[torch.optim.O
     adam = torch.optim.AdamW(rest, schedule.peak, (0.9, 0.98), weight_decay=0.01)
     if schedule.matrices is None:
         return [adam]
-    return [adam, torch.optim.Muon(matrices, lr=schedule.matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")]
+    if torch.cpu._is_avx512_bf16_supported():
+        return [adam, torch.optim.Muon(matrices, lr=schedule.matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")]
+    return [adam, Muon(matrices, schedule.matrices)]
 
 
 def batches(mixture: Mixture, seconds: float, seed: int, longest: float = 60.0) -> Iterator[Batch]:
@@ -80,6 +83,11 @@ def _cut(pool: list[tuple[int, int]], mixture: Mixture, seconds: float) -> list[
             group = []
         group.append((w, i))
     return [*groups, tuple(group)]
+
+
+def mixed() -> torch.autocast:
+    """bfloat16 where the processor has instructions for it; without them it is many times slower than float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
 
 
 def pad(waves: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,4 +183,4 @@ def error_rates(sets: dict[str, Speech], transcribe: Callable[[list[np.ndarray]]
     return rates
 
 
-__all__ = ["RATE", "Batch", "Mixture", "Schedule", "batches", "drill", "error_rates", "fit", "pad"]
+__all__ = ["RATE", "Batch", "Mixture", "Schedule", "batches", "drill", "error_rates", "fit", "mixed", "pad"]

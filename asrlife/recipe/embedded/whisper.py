@@ -10,7 +10,7 @@ from transformers import Wav2Vec2ForCTC, WhisperConfig, WhisperFeatureExtractor,
 
 from asrlife.recipe.embedded.augment import normalise
 from asrlife.recipe.embedded.ctc import LETTERS as LETTER_CLASSES
-from asrlife.recipe.embedded.training import RATE, Batch, pad
+from asrlife.recipe.embedded.training import RATE, Batch, mixed, pad
 
 WINDOW_S = 6
 TICK_S = 0.02
@@ -136,7 +136,7 @@ class Teacher(torch.nn.Module):
         timed = self.rng.random(len(windows)) < 0.35
         ids = padded([spell(segments, t) for (_, segments), t in zip(windows, timed, strict=True)])
         features, inputs = self.features([w for w, _ in windows]), ids[:, :-1].clamp(min=0)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             encoded = self.model.model.encoder(features).last_hidden_state
             hidden = self.model.model.decoder(input_ids=inputs, encoder_hidden_states=encoded).last_hidden_state
             logits, frames = self.model.proj_out(hidden), self.head(encoded)
@@ -149,7 +149,7 @@ class Teacher(torch.nn.Module):
         """Encoder alone: CTC per label plus the frame-wise divergence from `guide`, which says where each letter is."""
         windows = [(at_random_gain(wave, self.rng), segments) for wave, segments in pack(batch, self.rng)]
         waves, features = [wave for wave, _ in windows], self.features([wave for wave, _ in windows])
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed():
             frames = self.head(self.model.model.encoder(features).last_hidden_state).float()
             target, valid = frame_targets(guide, waves)
         mine = frames[:, GUIDE_SHIFT : GUIDE_SHIFT + target.shape[1]].log_softmax(-1)
@@ -166,13 +166,16 @@ class Teacher(torch.nn.Module):
 
 
 def inherit(teacher: Teacher, ctc: Wav2Vec2ForCTC) -> None:
-    """Start the encoder from a CTC recogniser of the same width: both are pre-norm transformers at 20 ms a frame.
+    """Start the encoder from a CTC recogniser of the same width, of as many of its layers, from first to last, as it has itself.
+
+    Both are pre-norm transformers at 20 ms a frame.
 
     A bias on the keys shifts every score of a query alike and leaves the softmax as it is, so Whisper's missing one loses nothing.
     """
     encoder, source = teacher.model.model.encoder, ctc.wav2vec2.encoder
     pairs = {"k_proj": "k_proj", "v_proj": "v_proj", "q_proj": "q_proj", "out_proj": "out_proj"}
-    for mine, theirs in zip(encoder.layers, source.layers, strict=True):
+    for mine, place in zip(encoder.layers, spread(len(encoder.layers), len(source.layers)), strict=True):
+        theirs = source.layers[place]
         for a, b in pairs.items():
             copy_linear(getattr(mine.self_attn, a), getattr(theirs.attention, b))
         mine.self_attn_layer_norm.load_state_dict(theirs.layer_norm.state_dict())
@@ -183,6 +186,11 @@ def inherit(teacher: Teacher, ctc: Wav2Vec2ForCTC) -> None:
     with torch.no_grad():
         teacher.head.weight.copy_(ctc.lm_head.weight[HEAD_CLASSES])
         teacher.head.bias.copy_(ctc.lm_head.bias[HEAD_CLASSES])
+
+
+def spread(few: int, many: int) -> list[int]:
+    """`few` places of `many`, first and last among them, at distances as equal as can be."""
+    return [int(place) for place in np.ceil(np.linspace(0, many - 1, few))]
 
 
 def copy_linear(mine: torch.nn.Linear, theirs: torch.nn.Linear) -> None:

@@ -1,0 +1,1 @@
+"""Leave-one-domain-out experiments with the Syn-to-Real task vector."""
