@@ -1,8 +1,8 @@
 """The closed forms of editors: from keys and wanted changes of values to a low-rank change of one weight, without a dense d x d update.
 
-A weight W (out, in) maps keys k (in,) to values. `keys` K is (in, n), a column for each edit; `residuals` R is (out, n), the wanted values less
-W K. Every solver returns the factors of a change U D, U (out, r) and D (r, in), in the precision of its arguments: give float64 where the
-identities have to hold to ten digits.
+A weight W (out, in) maps keys k (in,) to values. `keys` K is (in, n), a column for each edit; `residuals` R is (out, n), the wanted
+values less W K. Every solver returns the factors of a change U D, U (out, r) and D (r, in), in the precision of its arguments: give
+float64 where the identities have to hold to ten digits.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Covariance:
         return Covariance(self.matrix + share * self.matrix.diagonal().sum() / size * torch.eye(size, dtype=self.matrix.dtype))
 
     def unused(self, threshold: float | None = None, energy: float | None = None) -> Tensor:
-        """U0 (in, r): the eigenvectors of C whose eigenvalue is below `threshold` (arXiv 2410.02355: 0.02), or that share `energy` of tr(C).
+        """U0 (in, r): the eigenvectors of C with eigenvalues below `threshold` (0.02 in arXiv 2410.02355), or that share `energy` of tr(C).
 
-        The threshold is absolute, and so is of the model's scale; `energy` 0.01 keeps the directions that hold a hundredth of what keys vary.
+        The threshold is absolute, and so of the model's scale; `energy` 0.01 keeps the directions that hold a hundredth of what keys vary.
         """
         if (threshold is None) == (energy is None):
             raise InputError("give either a threshold of eigenvalues or a share of the energy")
@@ -58,7 +58,7 @@ class Covariance:
 
 
 def rome(residual: Tensor, key: Tensor, covariance: Covariance) -> LowRank:
-    """r (C^-1 k)' / (k' C^-1 k) for one edit, r (out,) and k (in,): the least change in the norm of C with W'k = v (arXiv 2202.05262, eq. 2)."""
+    """r (C^-1 k)' / (k' C^-1 k) for one edit, r (out,) and k (in,): the least in the norm of C with W'k = v (arXiv 2202.05262, eq. 2)."""
     direction = covariance.solved(key[:, None])[:, 0]
     return LowRank((residual / (direction @ key))[:, None], direction[None])
 

@@ -91,7 +91,8 @@ class _Spread(Editor):
                 change = self.solved(bench, site, gap.double().cpu().T / (count - number), keys)
                 made[site.name] = change
                 step = (change.up @ change.down).to(weights[site.name].dtype)
-                weights[site.name].add_(step.T if site.transposed else step)
+                with torch.no_grad():
+                    weights[site.name].add_(step.T if site.transposed else step)
         return made
 
     def solved(self, bench: Bench, site: Site, residuals: Tensor, keys: Tensor) -> LowRank:

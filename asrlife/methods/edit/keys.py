@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,16 +26,20 @@ _ROWS = 64
 def heard(model: TextModel, requests: Sequence[EditRequest], contexts: Sequence[str], at: Sequence[Site]) -> list[tuple[Tensor, Tensor]]:
     """For each site the mean over contexts of its input and of its block's output at the subjects' last tokens, each (edits, width)."""
     asked = rows(model, [(n, f"{c}{r.prompt}", r.subject, "") for n, r in enumerate(requests) for c in contexts])
-    taken: dict[int, list[Tensor]] = {site.layer: [] for site in at}
-    blocks: dict[int, list[Tensor]] = {site.layer: [] for site in at}
+    window = _Window(asked)
+    taken = {site.layer: list[Tensor]() for site in at}
+    blocks = {site.layer: list[Tensor]() for site in at}
     with ExitStack() as stack:
-        window = stack.enter_context(_windows(asked))
         for site in at:
-            stack.enter_context(listening(site.module, lambda given, _, layer=site.layer: taken[layer].append(window(given))))
-            stack.enter_context(listening(site.block, lambda _, made, layer=site.layer: blocks[layer].append(window(made))))
+            stack.enter_context(listening(site.module, window.inputs(taken[site.layer])))
+            stack.enter_context(listening(site.block, window.outputs(blocks[site.layer])))
         _run(model.module, asked, window)
     shape = (len(requests), len(contexts), -1)
-    return [tuple(torch.cat(part[s.layer]).reshape(shape).mean(1) for part in (taken, blocks)) for s in at]  # type: ignore[misc]
+
+    def mean(parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts).reshape(shape).mean(1)
+
+    return [(mean(taken[site.layer]), mean(blocks[site.layer])) for site in at]
 
 
 class _Window:
@@ -44,14 +48,17 @@ class _Window:
     def __init__(self, asked: Rows) -> None:
         self.asked, self.begin = asked, 0
 
-    def __call__(self, states: Tensor) -> Tensor:
+    def inputs(self, kept: list[Tensor]) -> Callable[[Tensor, Tensor], None]:
+        """Keeps what a module is given."""
+        return lambda given, _: kept.append(self._picked(given))
+
+    def outputs(self, kept: list[Tensor]) -> Callable[[Tensor, Tensor], None]:
+        """Keeps what a module puts out."""
+        return lambda _, made: kept.append(self._picked(made))
+
+    def _picked(self, states: Tensor) -> Tensor:
         places = self.asked.places[self.begin : self.begin + len(states)]
         return states[torch.arange(len(states)), places].clone()
-
-
-@contextmanager
-def _windows(asked: Rows) -> Iterator[_Window]:
-    yield _Window(asked)
 
 
 def _run(network: Any, asked: Rows, window: _Window) -> None:
@@ -62,7 +69,7 @@ def _run(network: Any, asked: Rows, window: _Window) -> None:
 
 @torch.no_grad()
 def covariances(model: TextModel, texts: Sequence[str], at: Sequence[Site], most: int = 2048, shrinkage: float = 1e-4) -> list[Covariance]:
-    """E[k k'] over the tokens of `texts` for all sites in one pass, in float64, with a little of the identity in it (see `Covariance.shrunk`).
+    """E[k k'] over the tokens of `texts` for all sites in one pass, in float64, with a little of the identity (see `Covariance.shrunk`).
 
     Ten to twenty times as many tokens as the keys have dimensions are enough (arXiv 2506.04226). A forward has at most `most` tokens.
     """
@@ -85,7 +92,8 @@ def covariances(model: TextModel, texts: Sequence[str], at: Sequence[Site], most
 
 
 def _batches(model: TextModel, texts: Sequence[str], most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    tokens = sorted((model.ids(text)[:most] for text in texts), key=len)
+    room = min(most, int(getattr(model.module.config, "max_position_embeddings", 0) or most))
+    tokens = sorted((model.ids(text)[:room] for text in texts), key=len)
     group: list[list[int]] = []
     for row in [*(row for row in tokens if row), []]:
         if group and (not row or (len(group) + 1) * len(row) > most):
@@ -104,12 +112,14 @@ def written(model: TextModel, count: int, tokens: int, seed: int = 0, begin: str
     """Texts that the model writes by itself, drawn from its own probabilities: contexts, or text to measure keys on where there is none."""
     first = model.ids(begin) or [model.end]
     generator = torch.Generator(model.device).manual_seed(seed)
-    ids = torch.tensor([first] * count, device=model.device)
-    room = int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9)
+    ids = given = torch.tensor([first] * count, device=model.device)
+    room, past = int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9), None
     for _ in range(min(tokens, room - len(first))):
-        scores = model.module(ids).logits[:, -1].float()
+        made = model.module(given, past_key_values=past, use_cache=True)
+        scores, past = made.logits[:, -1].float(), made.past_key_values
         scores[:, model.end] = -torch.inf
-        ids = torch.cat([ids, torch.multinomial(scores.softmax(-1), 1, generator=generator)], 1)
+        given = torch.multinomial(scores.softmax(-1), 1, generator=generator)
+        ids = torch.cat([ids, given], 1)
     return [str(model.speller.decode(row[len(first) :], skip_special_tokens=True)).strip() for row in ids.tolist()]
 
 
