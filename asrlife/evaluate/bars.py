@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asrlife.evaluate.leave_one_out import Axis, Board
+from asrlife.evaluate.leave_one_out import Board
+from asrlife.evaluate.report import Axis
 from asrlife.files import atomic
 
 if TYPE_CHECKING:

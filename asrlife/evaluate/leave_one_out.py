@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from asrlife.errors import InputError
 from asrlife.evaluate.evaluation import Rate
 from asrlife.evaluate.forgetting import Change
+from asrlife.evaluate.report import AXES, Axis
 
-Axis = Literal["reliability", "generality", "locality"]
-AXES: tuple[Axis, ...] = ("reliability", "generality", "locality")
 _TAILS = (2.5, 97.5)
 
 

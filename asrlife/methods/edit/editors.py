@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -34,19 +35,18 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Editor:
-    """`layers` to write to, or the depth of the last of `count` of them; `together` edits are made by one solve."""
+class Editor(ABC):
+    """`layers` to write to, or the depth of the last of `count` of them."""
 
     name: ClassVar[str]
-    together: ClassVar[bool]
     layers: tuple[int, ...] | None = None
     depth: float = 0.35
     count: int = 1
     search: Search = Search()
 
+    @abstractmethod
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
         """Changes by the name of the weight, in float64; the model is left as it was."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ class Rome(Editor):
     2403.07175); "original" divides by the product with the key without context, as the first code did, which can end a model."""
 
     name = "rome"
-    together = False
     keys: Literal["mean", "original"] = "mean"
 
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
@@ -74,7 +73,6 @@ class Rome(Editor):
 class _Spread(Editor):
     """Editors that write the last layer's wanted output by and by, over several layers and many edits at once (arXiv 2210.07229, 4.3)."""
 
-    together = True
     count: int = 3
     search: Search = Search(clamp=0.75)
 
@@ -95,9 +93,9 @@ class _Spread(Editor):
                     weights[site.name].add_(step.T if site.transposed else step)
         return made
 
+    @abstractmethod
     def solved(self, bench: Bench, site: Site, residuals: Tensor, keys: Tensor) -> LowRank:
         """The change of one layer from residuals (out, n) and keys (in, n)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ Where = Literal["feed-forward", "block"]
 class Search:
     """How values are found (arXiv 2202.05262, eq. 4): Adam at `rate` for at most `steps`, until the loss is below `enough`.
 
-    `divergence` weighs KL from what the model says of the subject, `decay` the squared length of the addition in lengths of what is there,
-    beyond `clamp` of which no addition goes.
+    `divergence` weighs KL from what the model says of the subject, `decay` the length of the addition over the square of that of what is
+    there; no addition is longer than `clamp` times what is there.
     """
 
     steps: int = 25

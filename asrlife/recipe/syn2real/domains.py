@@ -94,7 +94,7 @@ def real_of(name: str, domain: Domain, place: Place) -> dict[Split, Corpus]:
 
 
 def joined(rows: Sequence[Utterance], domain: Domain, name: str, split: str) -> Iterable[Utterance]:
-    """Recordings of one speaker in a row with short pauses, without end; every text is said once before one comes again."""
+    """Recordings of one speaker in a row with short pauses, without end; each is used once before one comes again."""
     rng = random.Random(f"{domain.seed}/{name}/{split}")
     speakers: dict[str, list[Utterance]] = {}
     for row in rows:

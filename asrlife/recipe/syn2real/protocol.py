@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from asrlife.delta.delta import Delta
-from asrlife.evaluate.leave_one_out import Axis, Trial
+from asrlife.evaluate.leave_one_out import Trial
+from asrlife.evaluate.report import Axis
 from asrlife.recipe.syn2real.domains import Heard
 from asrlife.recipe.syn2real.workshop import Hearing, Workshop, mean
 from asrlife.text.similarity import similarities
@@ -39,7 +41,6 @@ class Experiment:
     scales: Sequence[float]
     near: int
     said: Mapping[str, Sequence[Any]]  # synthetic tests of each domain, by voices that no training heard
-    advance: Callable[[], None] = lambda: None
     chosen: dict[str, Any] = field(default_factory=dict)
     _errors: dict[tuple[str, str], float] = field(default_factory=dict)
     _tests: dict[tuple[str, str], tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
@@ -74,15 +75,12 @@ class Experiment:
             self._tests[name, test] = self.hear(delta, utterances)
         return self._tests[name, test]
 
-    def error(self, delta: Delta, names: Sequence[str], key: str) -> float:
-        """Mean over domains of the WER of their real development speech under a delta; `key` tells equal deltas."""
-        rates = []
-        for name in names:
-            if (key, name) not in self._errors:
-                wrong, words = self.hear(delta, list(self.domains[name].real["dev"]))
-                self._errors[key, name] = sum(wrong) / sum(words)
-            rates.append(self._errors[key, name])
-        return sum(rates) / len(rates)
+    def error(self, made: Callable[[], Delta], name: str, key: str) -> float:
+        """The WER of a domain's real development speech under the delta that is `made` where `key`, which tells equal deltas, is new."""
+        if (key, name) not in self._errors:
+            wrong, words = self.hear(made(), list(self.domains[name].real["dev"]))
+            self._errors[key, name] = sum(wrong) / sum(words)
+        return self._errors[key, name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +111,11 @@ class Strict:
     def _rehearsed(self, kind: Kind, name: str, target: str, scale: float) -> float:
         among = self.at.others(target, name)
         told = self.at.nearest(name, among) if kind == "nearest" else "+".join(among)
-        vector = self.at.vector(kind, name, among) * scale
-        return self.at.error(self.at.workshop.synthetic([name]) + vector, [name], f"{name} {kind} {told} {scale}")
+
+        def made() -> Delta:
+            return self.at.workshop.synthetic([name]) + self.at.vector(kind, name, among) * scale
+
+        return self.at.error(made, name, f"{kind} {told} {scale}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +133,9 @@ class Published:
         rows: dict[str, Delta | None] = {BASE: None, SOURCE: at.workshop.mixed(among, dev), SYNTHETIC: synthetic}
         for kind in KINDS:
             vector = at.vector(kind, target, among)
-            errors = {scale: at.error(synthetic + vector * scale, [target], f"{target} {kind} {scale}") for scale in at.scales}
-            rows[row(kind)] = synthetic + vector * noted(at, self.name, target, kind, errors)
+            moved = {scale: synthetic + vector * scale for scale in at.scales}
+            errors = {scale: at.error(partial(moved.__getitem__, scale), target, f"published {kind} {scale}") for scale in at.scales}
+            rows[row(kind)] = moved[noted(at, self.name, target, kind, errors)]
         rows[TOPLINE] = at.workshop.real([target])
         return tested(at, target, rows)
 
@@ -162,7 +164,6 @@ def tested(at: Experiment, target: str, rows: Mapping[str, Delta | None]) -> lis
         for axis, utterances in sets.items():
             if axis == "generality" or name in JUDGED:
                 found.append(Trial(name, axis, target, at.seed, *at.heard(name, delta, f"{axis} {target}", utterances)))
-        at.advance()
     return found
 
 

@@ -162,7 +162,7 @@ def written(boards: Mapping[str, Board], folder: Path, title: str, facts: Mappin
 
 def lines(board: Board) -> dict[str, str]:
     """Each row for people: the mean over domains on each axis."""
-    from asrlife.evaluate.leave_one_out import AXES
+    from asrlife.evaluate.report import AXES
 
     def told(row: str) -> str:
         axes = [axis for axis in AXES if row in board.rows(axis)]
