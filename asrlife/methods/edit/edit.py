@@ -26,7 +26,7 @@ def bench(model: TextModel, editor: Editor, texts: Sequence[str] = (), seed: int
     at = chosen(sites(model.module), editor.layers, editor.depth, editor.count)
     some = texts or written(model, _OWN_TEXTS, _OWN_TOKENS, seed)
     known = dict(zip((site.layer for site in at), covariances(model, some, at), strict=True))
-    return Bench(model, at, contexts(model, seed), known)
+    return Bench(model, at, contexts(model, seed), known, seed)
 
 
 def edit(
@@ -51,6 +51,15 @@ def edit(
         for _ in some:
             advance()
     return Delta(base, total, _note(model, editor, requests, batch, at))
+
+
+def edit_each(model: TextModel, requests: Sequence[EditRequest], editor: Editor, at: Bench) -> list[Delta]:
+    """A delta for each request by itself, all made on the model as it is: what single edits are measured with."""
+    base = model.fingerprint()
+    return [
+        Delta(base, {name: _stored(change, at.sites, name) for name, change in made.items()}, _note(model, editor, [request], 0, at))
+        for request, made in zip(requests, editor.each(at, requests), strict=True)
+    ]
 
 
 def _stored(change: LowRank, at: Sequence[Site], name: str) -> LowRank:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -15,9 +15,9 @@ from asrlife.delta.delta import LowRank
 from asrlife.delta.weights import overwritten
 from asrlife.methods.edit import algebra
 from asrlife.methods.edit.algebra import Covariance
-from asrlife.methods.edit.keys import heard
+from asrlife.methods.edit.keys import heard, told
 from asrlife.methods.edit.sites import Site
-from asrlife.methods.edit.values import Search, additions
+from asrlife.methods.edit.values import Search, Where, additions
 
 if TYPE_CHECKING:
     from asrlife.models.text import TextModel
@@ -31,22 +31,33 @@ class Bench:
     sites: tuple[Site, ...]
     contexts: tuple[str, ...]
     covariances: Mapping[int, Covariance]
+    seed: int = 0
     earlier: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Editor(ABC):
-    """`layers` to write to, or the depth of the last of `count` of them."""
+    """`layers` to write to, or the depth of the last of `count` of them; `told` texts about each subject that the model itself writes are
+    held while the value of an edit is sought."""
 
     name: ClassVar[str]
     layers: tuple[int, ...] | None = None
     depth: float = 0.35
     count: int = 1
+    told: int = 8
     search: Search = Search()
 
     @abstractmethod
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
-        """Changes by the name of the weight, in float64; the model is left as it was."""
+        """Changes by the name of the weight that make all requests true together, in float64; the model is left as it was."""
+
+    def each(self, bench: Bench, requests: Sequence[EditRequest]) -> list[dict[str, LowRank]]:
+        """The changes of each request alone: none knows of the others."""
+        return [self.changes(bench, [request]) for request in requests]
+
+    def _wanted(self, bench: Bench, requests: Sequence[EditRequest], where: Where) -> Tensor:
+        texts = told(bench.model, requests, self.told, seed=bench.seed)
+        return additions(bench.model, requests, bench.contexts, bench.sites[-1], self.search, where, texts).additions
 
 
 @dataclass(frozen=True)
@@ -59,14 +70,22 @@ class Rome(Editor):
 
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
         """One change for each request, added up: the requests do not know of each other."""
+        up, down = self._factors(bench, requests)
+        return {bench.sites[-1].name: LowRank(up, down)}
+
+    def each(self, bench: Bench, requests: Sequence[EditRequest]) -> list[dict[str, LowRank]]:
+        """One rank each."""
+        up, down = self._factors(bench, requests)
+        return [{bench.sites[-1].name: LowRank(up[:, [n]], down[[n]])} for n in range(len(requests))]
+
+    def _factors(self, bench: Bench, requests: Sequence[EditRequest]) -> tuple[Tensor, Tensor]:
         site = bench.sites[-1]
-        found = additions(bench.model, requests, bench.contexts, site, self.search).additions.double().cpu()
+        found = self._wanted(bench, requests, "feed-forward").double().cpu()
         mean = heard(bench.model, requests, bench.contexts, [site])[0][0].double().cpu()
-        alone = mean if self.keys == "mean" else heard(bench.model, requests, ("",), [site])[0][0].double().cpu()
-        known = bench.covariances[site.layer]
-        directions = known.solved(mean.T).T
+        alone = mean if self.keys == "mean" else heard(bench.model, requests, (), [site])[0][0].double().cpu()
+        directions = bench.covariances[site.layer].solved(mean.T).T
         scale = (directions * alone).sum(-1, keepdim=True)
-        return {site.name: LowRank((found / scale).T, directions)}
+        return (found / scale).T, directions
 
 
 @dataclass(frozen=True)
@@ -78,16 +97,22 @@ class _Spread(Editor):
 
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
         """From the lowest layer up, each change made on the model that has those below it."""
+        return self._spread(bench, requests, self._wanted(bench, requests, "block"))
+
+    def each(self, bench: Bench, requests: Sequence[EditRequest]) -> list[dict[str, LowRank]]:
+        """The values of all are sought together, and each is written alone."""
+        wanted = self._wanted(bench, requests, "block")
+        return [self._spread(replace(bench, earlier={}), [request], wanted[[n]]) for n, request in enumerate(requests)]
+
+    def _spread(self, bench: Bench, requests: Sequence[EditRequest], wanted: Tensor) -> dict[str, LowRank]:
         last, count = bench.sites[-1], len(bench.sites)
-        wanted = additions(bench.model, requests, bench.contexts, last, self.search, "block").additions
-        target = heard(bench.model, requests, ("",), [last])[0][1] + wanted
+        target = heard(bench.model, requests, bench.contexts, [last])[0][1] + wanted
         made: dict[str, LowRank] = {}
         with overwritten(bench.model.module, [site.name for site in bench.sites]) as weights:
             for number, site in enumerate(bench.sites):
-                gap = target - heard(bench.model, requests, ("",), [last])[0][1]
-                keys = heard(bench.model, requests, bench.contexts, [site])[0][0].double().cpu().T
-                change = self.solved(bench, site, gap.double().cpu().T / (count - number), keys)
-                made[site.name] = change
+                (keys, _), (_, now) = heard(bench.model, requests, bench.contexts, [site, last])
+                gap = (target - now).double().cpu().T / (count - number)
+                change = made[site.name] = self.solved(bench, site, gap, keys.double().cpu().T)
                 step = (change.up @ change.down).to(weights[site.name].dtype)
                 with torch.no_grad():
                     weights[site.name].add_(step.T if site.transposed else step)
