@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from asrlife.data.edit import EditRequest
-from asrlife.methods.edit.partial import adding, listening, logits_at, resumed, states_into
-from asrlife.methods.edit.rows import Rows, rows
+from asrlife.methods.edit.partial import adding, listening
+from asrlife.methods.edit.prefix import Ends, ends
+from asrlife.methods.edit.rows import rows
 from asrlife.methods.edit.sites import Site
 
 if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
 ESSENCE = "{} is a"
+_ROWS = 384  # in one forward
 Where = Literal["feed-forward", "block"]
 
 
@@ -50,100 +52,106 @@ def additions(
 ) -> Found:  # fmt: skip
     """What to add to the output of a site's module (or of its block) at each subject's last token, so that the target follows.
 
-    All edits share each forward; blocks below the site are run once. Each edit has `contexts` before its prompt, "" among them.
+    Edits share each forward of at most `_ROWS` rows; what stands before the subjects' last tokens and the blocks below the site are run
+    once, and edits that are done leave. Each edit has `contexts` before its prompt, "" first.
     """
-    asked = rows(model, [(n, f"{c}{r.prompt}", r.subject, r.target) for n, r in enumerate(requests) for c in contexts])
-    essence = rows(model, [(n, ESSENCE.format(r.subject), r.subject, "") for n, r in enumerate(requests)])
-    both = joined(model, asked, essence)
-    module = site.block if where == "block" else site.module
-    states = states_into(model.module, site.layer, both.ids, both.mask)
-    sizes = _sizes(model.module, site, module, both, states)
-    moving = torch.zeros(len(requests), len(sizes[0]), device=model.device, requires_grad=True)
-    return _descended(model.module, site, module, both, states, moving, sizes.norm(dim=-1), len(asked), search)
+    per = max(1, _ROWS // (len(contexts) + 1))
+    parts = [_together(model, requests[first : first + per], contexts, site, search, where) for first in range(0, len(requests), per)]
+    return Found(torch.cat([part.additions for part in parts]), torch.cat([part.losses for part in parts]))
 
 
-def joined(model: TextModel, one: Rows, other: Rows) -> Rows:
-    """Rows below each other."""
-    longest = max(one.ids.shape[1], other.ids.shape[1])
-
-    def wide(ids: Tensor, fill: int) -> Tensor:
-        return nn.functional.pad(ids, (0, longest - ids.shape[1]), value=fill)
-
-    ids = torch.cat([wide(one.ids, model.end), wide(other.ids, model.end)])
-    mask = torch.cat([wide(one.mask, 0), wide(other.mask, 0)])
-    rest = (torch.cat([getattr(one, name), getattr(other, name)]) for name in ("places", "starts", "lengths", "owner"))
-    return Rows(ids, mask, *rest)
+def _together(
+    model: TextModel, requests: Sequence[EditRequest], contexts: Sequence[str], site: Site, search: Search, where: Where
+) -> Found:  # fmt: skip
+    asked = [(n, f"{c}{r.prompt}", r.subject, r.target) for n, r in enumerate(requests) for c in contexts]
+    essence = [(n, ESSENCE.format(r.subject), r.subject, "") for n, r in enumerate(requests)]
+    at = ends(model.module, site.layer, rows(model, asked + essence))
+    return _descended(model.module, site.block if where == "block" else site.module, at, len(requests), search)
 
 
 @torch.no_grad()
-def _sizes(network: Any, site: Site, module: nn.Module, both: Rows, states: Tensor) -> Tensor:
+def _sizes(network: Any, module: nn.Module, at: Ends, edits: int) -> Tensor:
     """What the module puts out at each edit's subject without context, (edits, width)."""
     made: list[Tensor] = []
-    firsts = torch.tensor([int((both.owner == edit).nonzero()[0]) for edit in range(int(both.owner.max()) + 1)])
-    with resumed(network, site.layer, states[firsts]), listening(module, lambda _, out: made.append(out)):
-        logits_at(network, both.ids[firsts], both.mask[firsts], both.mask[firsts].bool())
-    return made[0][torch.arange(len(firsts)), both.places[firsts]].clone()
+    alone = torch.zeros(len(at), dtype=torch.bool, device=at.owner.device)
+    alone[[int((at.owner == edit).nonzero()[0]) for edit in range(edits)]] = True
+    firsts = at.chosen(alone)
+    with firsts.resumed(network), listening(module, lambda _, out: made.append(out)):
+        firsts.logits(network, firsts.targets >= 0)
+    return made[0][:, 0].float()
 
 
-def _descended(
-    network: Any, site: Site, module: nn.Module, both: Rows, states: Tensor, moving: Tensor, sizes: Tensor, asked: int, search: Search
-) -> Found:  # fmt: skip
-    optimiser, every = torch.optim.Adam([moving], search.rate), torch.arange(len(both))
-    wanted, targets, weight = _wanted(both, asked)
-    known: Tensor | None = None
-    losses = torch.full((len(moving),), float("inf"))
-
-    def added(out: Tensor) -> Tensor:
-        spread = torch.zeros_like(out)
-        spread[every, both.places] = moving[both.owner]
-        return out + spread
-
-    with resumed(network, site.layer, states), adding(module, added):
-        for step in range(search.steps):
-            optimiser.zero_grad()
-            scores = logits_at(network, both.ids, both.mask, wanted).log_softmax(-1)
-            of_target, of_essence = scores[: len(targets)], scores[len(targets) :]
-            known = of_essence.detach() if known is None else known
-            loss = _loss(moving, sizes, of_target, targets, weight, of_essence, known, search)
-            losses = loss.detach()
-            active = losses >= search.enough
-            if step + 1 == search.steps or not bool(active.any()):
-                break
-            before = moving.detach().clone()
-            (loss * active).sum().backward()
-            optimiser.step()
-            _clamped(moving, before, active, sizes, search.clamp)
+def _descended(network: Any, module: nn.Module, at: Ends, edits: int, search: Search) -> Found:
+    there = _sizes(network, module, at, edits)
+    sizes, moving = there.norm(dim=-1), torch.zeros_like(there, requires_grad=True)
+    optimiser = torch.optim.Adam([moving], search.rate)
+    losses, active, known = torch.full_like(sizes, torch.inf), torch.ones_like(sizes, dtype=torch.bool), torch.zeros(0)
+    wanted = _wanted(at)
+    for step in range(search.steps):
+        scores = _scores(network, module, at, wanted.places, moving)
+        of_essence = scores[wanted.essence]
+        known = known if len(known) else of_essence.detach()
+        loss = _loss(moving, sizes, scores[~wanted.essence], wanted, of_essence, known[active], search)
+        losses = loss.detach().where(active, losses)
+        going = active & (losses >= search.enough)
+        if step + 1 == search.steps or not bool(going.any()):
+            break
+        before = moving.detach().clone()
+        # a gradient of the additions alone: one of the weights would cost half as much again, and stay
+        (moving.grad,) = torch.autograd.grad(loss[going].sum(), [moving])
+        optimiser.step()
+        _clamped(moving, before, going, sizes, search.clamp)
+        if bool((going != active).any()):
+            at, active = at.chosen(going[at.owner]), going
+            wanted = _wanted(at)
     return Found(moving.detach(), losses)
 
 
-def _wanted(both: Rows, asked: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Places whose scores count (rows, tokens), the tokens that those of asked rows should say, and the weight and owner of each of those.
+def _scores(network: Any, module: nn.Module, at: Ends, places: Tensor, moving: Tensor) -> Tensor:
+    """Logarithms of probabilities at `places` with the additions in the network, (places, classes)."""
 
-    Weights average over the tokens of a target and over the rows of an edit; rows behind `asked` are of essence, at their last token.
-    """
-    wanted = torch.zeros_like(both.mask, dtype=torch.bool)
-    targets, weights, owners = [], [], []
-    for row in range(asked):
-        first, last = int(both.starts[row]), int(both.lengths[row])
-        wanted[row, first - 1 : last - 1] = True
-        targets.append(both.ids[row, first:last])
-        count = int((both.owner[:asked] == both.owner[row]).sum())
-        weights.append(torch.full((last - first,), 1 / (count * (last - first))))
-        owners.append(torch.full((last - first,), int(both.owner[row])))
-    for row in range(asked, len(both)):
-        wanted[row, int(both.lengths[row]) - 1] = True
-    return wanted, torch.cat(targets), torch.stack([torch.cat(weights), torch.cat(owners).float()])
+    def added(out: Tensor) -> Tensor:
+        spread = torch.zeros_like(out)
+        spread[:, 0] = moving[at.owner]
+        return out + spread
+
+    with at.resumed(network), adding(module, added):
+        return at.logits(network, places).log_softmax(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """`places` (rows, tokens) whose scores count, and which of those scores are of `essence`; the others have `targets`, an `owner`, and a
+    `share` in the loss, which averages over the tokens of a target and over the rows of an edit."""
+
+    places: Tensor
+    essence: Tensor
+    targets: Tensor
+    owner: Tensor
+    share: Tensor
+
+
+def _wanted(at: Ends) -> _Wanted:
+    places = at.targets >= 0
+    tokens = places.sum(1)
+    bare = tokens == 0
+    count = torch.bincount(at.owner[~bare])
+    places[bare, at.last[bare]] = True
+    row = places.nonzero()[:, 0]
+    asked = row[~bare[row]]
+    owner = at.owner[asked]
+    return _Wanted(places, bare[row], at.targets[at.targets >= 0], owner, 1 / (count[owner] * tokens[asked]))
 
 
 def _loss(
-    moving: Tensor, sizes: Tensor, of_target: Tensor, targets: Tensor, weight: Tensor, of_essence: Tensor, known: Tensor, search: Search
+    moving: Tensor, sizes: Tensor, of_target: Tensor, wanted: _Wanted, of_essence: Tensor, known: Tensor, search: Search
 ) -> Tensor:  # fmt: skip
     """The loss of each edit, (edits,)."""
-    said = -of_target.gather(1, targets[:, None])[:, 0] * weight[0].to(of_target.device)
-    loss = torch.zeros(len(moving), device=moving.device).index_add(0, weight[1].long().to(moving.device), said)
+    said = -of_target.gather(1, wanted.targets[:, None])[:, 0] * wanted.share
+    loss = torch.zeros_like(sizes).index_add(0, wanted.owner, said)
     drift = (known.exp() * (known - of_essence)).sum(-1)
     # not the square, and of this a norm without a gradient at zero: as in the authors' code
-    return loss + search.divergence * drift + search.decay * _length(moving) / sizes**2
+    return loss.index_add(0, wanted.owner.unique(), search.divergence * drift) + search.decay * _length(moving) / sizes**2
 
 
 def _length(moving: Tensor) -> Tensor:
