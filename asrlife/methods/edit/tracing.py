@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from asrlife.data.edit import EditRequest
 from asrlife.errors import InputError
 from asrlife.methods.edit.partial import adding, listening, logits_at, resumed
 from asrlife.methods.edit.rows import end_of_subject, place_of
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
 Kind = Literal["states", "feed-forward", "attention"]
+ROLES = (
+    "first subject token", "middle subject tokens", "last subject token", "first subsequent token", "further tokens", "last token",
+)  # fmt: skip
+"""The rows in which the source averages tokens over prompts."""
 _AT_ONCE = 512  # rows in one forward
 
 
@@ -43,6 +48,16 @@ class Trace:
         """TE."""
         return self.clean - self.corrupted
 
+    @property
+    def roles(self) -> tuple[str | None, ...]:
+        """Which of `ROLES` each token has, None before the subject; of two that fit, the one nearer to the end of the subject."""
+        last = self.subject.stop - 1
+        found: list[str | None] = [None] * self.subject.start + [ROLES[1]] * len(self.subject) + [ROLES[4]] * (len(self.tokens) - last - 1)
+        for place, role in ((len(self.tokens) - 1, 5), (last + 1, 3), (self.subject.start, 0), (last, 2)):
+            if place < len(found):
+                found[place] = ROLES[role]
+        return tuple(found)
+
 
 def blur(model: TextModel, subjects: Sequence[str]) -> float:
     """The standard deviation of the noise: three times that of the embeddings of the subjects' tokens."""
@@ -55,14 +70,17 @@ def blur(model: TextModel, subjects: Sequence[str]) -> float:
 
 @torch.no_grad()
 def trace(
-    model: TextModel, prompt: str, subject: str, noise: float, kind: Kind = "states", window: int = 0, samples: int = 10, seed: int = 0,
+    model: TextModel, prompt: str, subject: str, noise: float, kind: Kind = "states", window: int = 1, samples: int = 10, seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Trace:  # fmt: skip
-    """Trace the answer that the model itself gives. `window` layers around each are restored together (0: that layer alone).
+    """Trace the answer that the model itself gives. `window` layers around each are restored together (1: that layer alone).
 
     Noise N(0, noise^2) is added to the subject's embeddings in `samples` copies. All places of one layer share a forward, which begins at
-    the lowest layer that is restored. Noise 0 has no effects.
+    the lowest layer that is restored; tokens before the subject have no effect, and are not run. Noise 0 has no effects.
+    Raises InputError where the subject does not stand in the prompt, and for no samples or no window.
     """
+    if min(window, samples) < 1 or noise < 0:
+        raise InputError(f"window {window}, {samples} samples, noise {noise:g}: give at least 1, at least 1, and no less than 0")
     ids = torch.tensor([model.ids(prompt)], device=model.device)
     last = end_of_subject(model, prompt, subject)
     span = range(place_of(model, prompt, prompt.rfind(subject)), last + 1)
@@ -72,11 +90,36 @@ def trace(
     effect = torch.zeros(ids.shape[1], layers)
     low = _probability(model, ids, corrupted[0], 0, {}, answer)
     for layer in range(layers):
-        within = range(max(0, layer - window // 2), min(layers, layer + window // 2 + 1))
-        effect[:, layer] = _restored(model, ids, kind, within, clean, corrupted, answer) - low
+        within = range(max(0, layer - window // 2), min(layers, layer + (window + 1) // 2))
+        effect[span.start :, layer] = _restored(model, ids, kind, within, span.start, clean, corrupted, answer) - low
         advance()
     tokens = tuple(str(model.speller.decode([token])) for token in ids[0].tolist())
     return Trace(kind, tokens, span, str(model.speller.decode([answer])).strip(), probability, low, effect)
+
+
+def effects_at_subjects(
+    model: TextModel, requests: Sequence[EditRequest], kind: Kind = "feed-forward", window: int = 1, samples: int = 10, seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Tensor:  # fmt: skip
+    """IE of each layer at the last token of each request's subject, (requests, layers), on what the model says now of each prompt."""
+    noise = blur(model, [request.subject for request in requests])
+    found = []
+    for request in requests:
+        traced = trace(model, request.prompt, request.subject, noise, kind, window, samples, seed)
+        found.append(traced.effect[traced.subject.stop - 1])
+        advance()
+    return torch.stack(found)
+
+
+def layer_by_tracing(
+    model: TextModel, requests: Sequence[EditRequest], kind: Kind = "feed-forward", window: int = 1, samples: int = 10, seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> int:  # fmt: skip
+    """The layer that has the largest mean IE at the last subject token: where the source writes an edit.
+
+    Choose it on facts that are not reported on. Raises InputError for no requests.
+    """
+    return int(effects_at_subjects(model, requests, kind, window, samples, seed, advance).mean(0).argmax())
 
 
 def modules_of(model: TextModel, kind: Kind) -> list[nn.Module]:
@@ -146,13 +189,13 @@ def _into(block: nn.Module, kept: list[Tensor]) -> Iterator[None]:
 
 
 def _restored(
-    model: TextModel, ids: Tensor, kind: Kind, within: range, clean: Sequence[Tensor], corrupted: Sequence[Tensor], answer: int
+    model: TextModel, ids: Tensor, kind: Kind, within: range, start: int, clean: Sequence[Tensor], corrupted: Sequence[Tensor], answer: int
 ) -> Tensor:  # fmt: skip
-    """P with the outputs of the layers `within` put back at each token in turn, (tokens,)."""
+    """P with the outputs of the layers `within` put back at each token from `start` on in turn, (tokens - start,)."""
     tokens, samples = ids.shape[1], len(corrupted[0])
     found = []
     per = max(1, _AT_ONCE // samples)
-    for begin in range(0, tokens, per):
+    for begin in range(start, tokens, per):
         places = torch.arange(begin, min(tokens, begin + per)).repeat_interleave(samples)
         states = corrupted[within.start].repeat(len(places) // samples, 1, 1)
         put = {layer: (places, clean[layer]) for layer in within}

@@ -1,0 +1,115 @@
+"""Causal traces of many facts, averaged by what each token is to its fact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from asrlife.data.edit import EditRequest
+from asrlife.data.world.facts import Fact
+from asrlife.data.world.forms import forward
+from asrlife.errors import InputError
+from asrlife.evaluate.bootstrap import rate_interval
+from asrlife.evaluate.report import Table
+from asrlife.evaluate.text import MOST, ended
+from asrlife.methods.edit.tracing import ROLES, Kind, Trace, blur, trace
+from asrlife.models.text import TextModel
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean over `facts` prompts with its 95 % interval, which draws whole prompts."""
+
+    mean: float
+    low: float
+    high: float
+    facts: int
+
+
+@dataclass(frozen=True, eq=False)
+class Averaged:
+    """Traces of one kind of many facts, `window` layers restored at once."""
+
+    traces: tuple[Trace, ...]
+    window: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.traces:
+            raise InputError("no traces have no mean: give at least one")
+
+    @property
+    def kind(self) -> Kind:
+        """What was restored."""
+        return self.traces[0].kind
+
+    @cached_property
+    def total(self) -> Effect:
+        """TE."""
+        return _effect(np.array([one.total for one in self.traces]))
+
+    @cached_property
+    def rows(self) -> dict[str, tuple[Effect, ...]]:
+        """IE of each layer by what a token is, for what some prompt has; several such tokens of one prompt count as their mean."""
+        found = {}
+        for role in ROLES:
+            held = [one.effect[[r == role for r in one.roles]].mean(0).double().numpy() for one in self.traces if role in one.roles]
+            if held:
+                found[role] = tuple(_effect(values) for values in np.stack(held).T)
+        return found
+
+    def table(self) -> Table:
+        """A row for each kind of token, a column for each layer, in points of probability."""
+        layers = len(self.traces[0].effect[0])
+        rows = [[role, *(_cell(effect) for effect in effects)] for role, effects in self.rows.items()]
+        return Table(f"IE of {self.kind}, points, 95 % intervals", ["", *(f"layer {layer}" for layer in range(layers))], rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """All means as plain values; probabilities as fractions."""
+        rows = [
+            {"tokens": role, "layer": layer, **vars(effect)} for role, effects in self.rows.items() for layer, effect in enumerate(effects)
+        ]
+        clean, corrupted = (float(np.mean([getattr(one, name) for one in self.traces])) for name in ("clean", "corrupted"))
+        named = {"kind": self.kind, "window": self.window, "facts": len(self.traces), "clean": clean, "corrupted": corrupted}
+        return {**named, "total": vars(self.total), "effects": rows}
+
+
+def _effect(values: np.ndarray) -> Effect:
+    return Effect(float(values.mean()), *rate_interval(values, np.ones(len(values))), len(values))
+
+
+def _cell(effect: Effect) -> str:
+    return f"{100 * effect.mean:.1f}\n[{100 * effect.low:.1f}, {100 * effect.high:.1f}]"
+
+
+def known(model: TextModel, facts: Sequence[Fact]) -> list[EditRequest]:
+    """The facts that the model says by itself when it is given the first form of each that training saw.
+
+    Raises InputError where it says none.
+    """
+    asked = [(fact, forward(fact)[0].prompt) for fact in facts]
+    said = model.complete([prompt for _, prompt in asked], MOST) if asked else []
+    found = [
+        EditRequest(fact.subject, prompt, fact.object)
+        for (fact, prompt), text in zip(asked, said, strict=True)
+        if ended(text) == fact.object
+    ]
+    if not found:
+        raise InputError(f"{model.name} says none of {len(facts)} facts: trace a model that knows them, as embedded:lm does")
+    return found
+
+
+def average(
+    model: TextModel, requests: Sequence[EditRequest], kind: Kind = "states", window: int = 1, samples: int = 10, seed: int = 0,
+    noise: float | None = None, advance: Callable[[], None] = lambda: None,
+) -> Averaged:  # fmt: skip
+    """Trace every prompt and average; the noise is three times the deviation of all subjects' embeddings unless given."""
+    spread = blur(model, [request.subject for request in requests]) if noise is None else noise
+    traces = []
+    for number, request in enumerate(requests):
+        traces.append(trace(model, request.prompt, request.subject, spread, kind, window, samples, seed + number))
+        advance()
+    return Averaged(tuple(traces), window)
