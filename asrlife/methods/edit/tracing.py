@@ -6,17 +6,18 @@ layer, IE = P(restored) - P(corrupted).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from asrlife.data.edit import EditRequest
 from asrlife.errors import InputError
-from asrlife.methods.edit.partial import adding, listening, logits_at, resumed
+from asrlife.methods.edit.partial import adding, logits_at
+from asrlife.methods.edit.restoring import Stack, kept_inputs, kept_outputs
 from asrlife.methods.edit.rows import end_of_subject, place_of
 from asrlife.methods.edit.sites import blocks_of, sites
 
@@ -84,17 +85,16 @@ def trace(
     ids = torch.tensor([model.ids(prompt)], device=model.device)
     last = end_of_subject(model, prompt, subject)
     span = range(place_of(model, prompt, prompt.rfind(subject)), last + 1)
-    clean, probability, answer = _clean(model, ids, kind)
-    corrupted = _corrupted(model, ids, span, noise, samples, seed)
-    layers = len(blocks_of(model.module)[1])
-    effect = torch.zeros(ids.shape[1], layers)
-    low = _probability(model, ids, corrupted[0], 0, {}, answer)
-    for layer in range(layers):
-        within = range(max(0, layer - window // 2), min(layers, layer + (window + 1) // 2))
-        effect[span.start :, layer] = _restored(model, ids, kind, within, span.start, clean, corrupted, answer) - low
-        advance()
+    blocks, modules = blocks_of(model.module)[1], modules_of(model, kind)
+    with kept_outputs(modules) as clean:
+        chances = _chances(model, ids)[0]
+    answer = int(chances.argmax())
+    with _blurred(model, span, noise, samples, seed), kept_inputs(list(blocks)) as corrupted:
+        low = float(_chances(model, ids.expand(samples, -1))[:, answer].mean())
+    stack = Stack(blocks, modules, lambda of: _chances(model, ids.expand(len(of), -1))[:, answer])
+    effect = stack.effects([made[0] for made in clean], corrupted, low, span.start, window, advance)
     tokens = tuple(str(model.speller.decode([token])) for token in ids[0].tolist())
-    return Trace(kind, tokens, span, str(model.speller.decode([answer])).strip(), probability, low, effect)
+    return Trace(kind, tokens, span, str(model.speller.decode([answer])).strip(), float(chances[answer]), low, effect)
 
 
 def effects_at_subjects(
@@ -102,6 +102,8 @@ def effects_at_subjects(
     advance: Callable[[], None] = lambda: None,
 ) -> Tensor:  # fmt: skip
     """IE of each layer at the last token of each request's subject, (requests, layers), on what the model says now of each prompt."""
+    if not requests:
+        raise InputError("no requests, no layer: give facts that the model knows")
     noise = blur(model, [request.subject for request in requests])
     found = []
     for request in requests:
@@ -134,94 +136,27 @@ def modules_of(model: TextModel, kind: Kind) -> list[nn.Module]:
 
 def _attention(block: nn.Module) -> nn.Module:
     for name, part in block.named_children():
-        if "attn" in name.lower() or "attention" in name.lower():
+        matrices = any(weight.dim() > 1 for weight in part.parameters())  # norms and dropouts are named after attention, too
+        if matrices and ("attn" in name.lower() or "attention" in name.lower()):
             return part
     raise InputError(f"{type(block).__name__} has no part called attention: trace states or the feed-forward")
 
 
-def _clean(model: TextModel, ids: Tensor, kind: Kind) -> tuple[list[Tensor], float, int]:
-    """What each layer's module puts out, (tokens, width), and the likeliest next token with its probability."""
-    kept: list[Tensor] = []
-    with ExitStack() as stack:
-        for module in modules_of(model, kind):
-            stack.enter_context(listening(module, lambda _, made: kept.append(made[0].clone())))
-        scores = logits_at(model.module, ids, torch.ones_like(ids), _ends(ids))[0].softmax(-1)
-    return kept, float(scores.max()), int(scores.argmax())
+def _chances(model: TextModel, ids: Tensor) -> Tensor:
+    """Probabilities of what follows each row, (rows, classes)."""
+    ends = torch.zeros_like(ids, dtype=torch.bool)
+    ends[:, -1] = True
+    return logits_at(model.module, ids, torch.ones_like(ids), ends).softmax(-1)
 
 
-def _ends(ids: Tensor) -> Tensor:
-    wanted = torch.zeros_like(ids, dtype=torch.bool)
-    wanted[:, -1] = True
-    return wanted
+def _blurred(model: TextModel, span: range, noise: float, samples: int, seed: int) -> AbstractContextManager[None]:
+    """A network whose embeddings of the tokens in `span` are noisy, each row its own way."""
+    generator = torch.Generator().manual_seed(seed)
 
-
-def _corrupted(model: TextModel, ids: Tensor, span: range, noise: float, samples: int, seed: int) -> list[Tensor]:
-    """What goes into each block of the corrupted network, (samples, tokens, width)."""
-    generator, kept = torch.Generator().manual_seed(seed), list[Tensor]()
-    rows = ids.expand(samples, -1)
-
-    def blurred(made: Tensor) -> Tensor:
+    def change(made: Tensor) -> Tensor:
         drawn = noise * torch.randn(samples, len(span), made.shape[-1], generator=generator)
         out = made.clone()
         out[:, span.start : span.stop] += drawn.to(made)
         return out
 
-    with ExitStack() as stack:
-        stack.enter_context(adding(model.module.get_input_embeddings(), blurred))
-        for block in blocks_of(model.module)[1]:
-            stack.enter_context(_into(block, kept))
-        logits_at(model.module, rows, torch.ones_like(rows), _ends(rows))
-    return kept
-
-
-@contextmanager
-def _into(block: nn.Module, kept: list[Tensor]) -> Iterator[None]:
-    """Keep what a block is given."""
-
-    def take(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        kept.append((given[0] if given else named["hidden_states"]).clone())
-
-    handle = block.register_forward_pre_hook(take, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _restored(
-    model: TextModel, ids: Tensor, kind: Kind, within: range, start: int, clean: Sequence[Tensor], corrupted: Sequence[Tensor], answer: int
-) -> Tensor:  # fmt: skip
-    """P with the outputs of the layers `within` put back at each token from `start` on in turn, (tokens - start,)."""
-    tokens, samples = ids.shape[1], len(corrupted[0])
-    found = []
-    per = max(1, _AT_ONCE // samples)
-    for begin in range(start, tokens, per):
-        places = torch.arange(begin, min(tokens, begin + per)).repeat_interleave(samples)
-        states = corrupted[within.start].repeat(len(places) // samples, 1, 1)
-        put = {layer: (places, clean[layer]) for layer in within}
-        found.append(_probability(model, ids, states, within.start, put, answer, kind, samples))
-    return torch.cat([torch.as_tensor(each).reshape(-1) for each in found])
-
-
-def _probability(
-    model: TextModel, ids: Tensor, states: Tensor, layer: int, put: dict[int, tuple[Tensor, Tensor]], answer: int,
-    kind: Kind = "states", samples: int = 0,
-) -> Any:  # fmt: skip
-    """P(answer) from `layer` on with clean outputs put back, a mean over samples; a number where nothing is put back."""
-    rows, modules = ids.expand(len(states), -1), modules_of(model, kind)
-    every = torch.arange(len(states))
-
-    def back(places: Tensor, kept: Tensor) -> Callable[[Tensor], Tensor]:
-        def change(made: Tensor) -> Tensor:
-            out = made.clone()
-            out[every, places] = kept[places]
-            return out
-
-        return change
-
-    with ExitStack() as stack:
-        stack.enter_context(resumed(model.module, layer, states))
-        for number, (places, kept) in put.items():
-            stack.enter_context(adding(modules[number], back(places, kept)))
-        scores = logits_at(model.module, rows, torch.ones_like(rows), _ends(rows)).softmax(-1)[:, answer]
-    return scores.reshape(-1, samples).mean(1) if samples else float(scores.mean())
+    return adding(model.module.get_input_embeddings(), change)
