@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from asrlife.data.edit import EditRequest
 from asrlife.data.world.facts import Fact
@@ -16,8 +17,12 @@ from asrlife.errors import InputError
 from asrlife.evaluate.bootstrap import rate_interval
 from asrlife.evaluate.report import Table
 from asrlife.evaluate.text import MOST, ended
+from asrlife.methods.edit.audio_tracing import AudioTrace, Part, Window
 from asrlife.methods.edit.tracing import ROLES, Kind, Trace, blur, trace
 from asrlife.models.text import TextModel
+
+WHOLE = ("states", "encoder", "decoder")
+"""Kinds of which one layer is restored, whatever the window: above a whole state nothing of what was below is left."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Averaged:
         """A row for each kind of token, a column for each layer, in points of probability."""
         layers = len(self.traces[0].effect[0])
         rows = [[role, *(_cell(effect) for effect in effects)] for role, effects in self.rows.items()]
-        return Table(f"IE of {self.kind}, points, 95 % intervals", ["", *(f"layer {layer}" for layer in range(layers))], rows)
+        return Table(f"{_title(self.kind, self.window)}, 95 % intervals", ["", *(f"layer {layer}" for layer in range(layers))], rows)
 
     def to_json(self) -> dict[str, Any]:
         """All means as plain values; probabilities as fractions."""
@@ -83,6 +88,40 @@ def _effect(values: np.ndarray) -> Effect:
 
 def _cell(effect: Effect) -> str:
     return f"{100 * effect.mean:.1f}\n[{100 * effect.low:.1f}, {100 * effect.high:.1f}]"
+
+
+def shown(token: str) -> str:
+    """A token as a row is named by it."""
+    return token.strip() or "␣" * len(token)
+
+
+def named(window: Window, span: tuple[float, float]) -> str:
+    """A part of the sound as a row is named by it, with a star where it had noise."""
+    if window.name != "window":
+        return f"{window.name}{'*' if window.name == 'word' else ''}"
+    return f"{window.start:.2f} s{'*' if span[0] < (window.start + window.end) / 2 < span[1] else ''}"
+
+
+def prompt_table(one: Trace, window: int) -> Table:
+    """A row for each token, with a star for those of the subject, a column for each layer, in points of probability."""
+    rows = [f"{shown(token)}{'*' if place in one.subject else ''}" for place, token in enumerate(one.tokens)]
+    return _points(one.kind, rows, one.effect, window)
+
+
+def word_tables(one: AudioTrace, window: int) -> list[Table]:
+    """One for each part of the recogniser that was traced."""
+    sound, tokens = [named(each, one.span) for each in one.windows], [shown(token) for token in one.tokens]
+    return [_points(part, sound if part == "encoder" else tokens, effect, window) for part, effect in one.effects.items()]
+
+
+def _points(kind: Kind | Part, names: Sequence[str], effect: Tensor, window: int) -> Table:
+    rows = [[name, *(f"{100 * value:.1f}" for value in values)] for name, values in zip(names, effect.tolist(), strict=True)]
+    return Table(_title(kind, window), ["", *(f"layer {layer}" for layer in range(effect.shape[1]))], rows)
+
+
+def _title(kind: Kind | Part, window: int) -> str:
+    many = f", {window} layers at once" if window > 1 and kind not in WHOLE else ""
+    return f"Effect of {kind} restored{many}, points of probability"
 
 
 def known(model: TextModel, facts: Sequence[Fact]) -> list[EditRequest]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -79,14 +79,14 @@ def trace_word(
 ) -> AudioTrace:  # fmt: skip
     """Trace the `nth` time that the model hears `word`, after its own text before it.
 
-    Noise N(0, noise^2) is added to the log-mel frames of `span` in s, in `samples` copies. Unless given, the span is the model's own times of
-    the word and `margin` on both sides, as such times are not exact, and the noise three times the deviation of the sound's features. The
-    token that is traced is the first of the word at which the corrupted network says another one, the first of all where it says none.
-    Encoder states are restored in windows of `seconds` near the word, and before, in and after it; `window` layers together in the decoder's
-    feed-forward and cross-attention.
+    Noise N(0, noise^2) is added to the log-mel frames of `span` in s, in `samples` copies. Unless given, the span is the model's own times
+    of the word and `margin` on both sides, as such times are not exact, and the noise three times the deviation of the sound's features.
+    The token that is traced is the first of the word at which the corrupted network says another one, the first of all where it says none.
+    Encoder states are restored in windows of `seconds` near the word, and before, in and after it; `window` layers together in the
+    decoder's feed-forward and cross-attention.
     Raises InputError for silence, a word that is not heard, a span outside the sound, and sound beyond the model's window.
     """
-    if min(window, samples) < 1 or (noise is not None and noise < 0) or seconds <= 0:
+    if min(window, samples) < 1 or not 0 <= (noise or 0) < inf or not 0 < seconds < inf:
         raise InputError(f"window {window}, {samples} samples, noise {noise}, {seconds:g} s: give at least 1, 1, 0 and more than 0 s")
     found = find(model, waveform, word, nth)
     own = (max(0.0, found.span[0] - margin), min(found.length, found.span[1] + margin))

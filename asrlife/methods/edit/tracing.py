@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
 Kind = Literal["states", "feed-forward", "attention"]
+KINDS: tuple[Kind, ...] = ("states", "feed-forward", "attention")
 ROLES = (
     "first subject token", "middle subject tokens", "last subject token", "first subsequent token", "further tokens", "last token",
 )  # fmt: skip
@@ -59,6 +61,16 @@ class Trace:
                 found[place] = ROLES[role]
         return tuple(found)
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        named = {name: getattr(self, name) for name in ("kind", "tokens", "answer", "clean", "corrupted", "total", "roles")}
+        return {**named, "subject": [self.subject.start, self.subject.stop], "effect": self.effect.tolist()}
+
+
+def fifth(layers: int) -> int:
+    """How many layers of `layers` to restore together: as in the source, where it is 10 of 48; at least 1."""
+    return max(1, round(layers / 4.8))
+
 
 def blur(model: TextModel, subjects: Sequence[str]) -> float:
     """The standard deviation of the noise: three times that of the embeddings of the subjects' tokens."""
@@ -80,9 +92,11 @@ def trace(
     the lowest layer that is restored; tokens before the subject have no effect, and are not run. Noise 0 has no effects.
     Raises InputError where the subject does not stand in the prompt, and for no samples or no window.
     """
-    if min(window, samples) < 1 or noise < 0:
+    if min(window, samples) < 1 or not 0 <= noise < inf:
         raise InputError(f"window {window}, {samples} samples, noise {noise:g}: give at least 1, at least 1, and no less than 0")
     ids = torch.tensor([model.ids(prompt)], device=model.device)
+    if ids.shape[1] > (room := int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9)):
+        raise InputError(f"the prompt has {ids.shape[1]} tokens and {model.name} takes {room}: shorten it")
     last = end_of_subject(model, prompt, subject)
     span = range(place_of(model, prompt, prompt.rfind(subject)), last + 1)
     blocks, modules = blocks_of(model.module)[1], modules_of(model, kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from asrlife.data.edit import EditRequest
 from asrlife.errors import InputError
-from asrlife.methods.edit.tracing import ROLES, Kind, Trace, blur, effects_at_subjects, layer_by_tracing, trace
+from asrlife.methods.edit.tracing import KINDS, ROLES, Kind, Trace, blur, effects_at_subjects, fifth, layer_by_tracing, trace
 from asrlife.models.text import TextModel, load_text
 
 PROMPT, SUBJECT = "Leila Castell was born in", "Leila Castell"
 LATER = "The favourite fruit of Freya Farrow is the"
-KINDS: tuple[Kind, ...] = ("states", "feed-forward", "attention")
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,15 @@ def test_where_the_first_layer_is_given_clean_states_its_attention_is_all_of_its
     states, attention = (trace(model, PROMPT, SUBJECT, noise, kind, samples=2) for kind in ("states", "attention"))
     later = slice(states.subject.stop, None)
     assert torch.allclose(states.effect[later, 0], attention.effect[later, 0], atol=1e-5)
+
+
+def test_a_real_llama_goes_through(shared: Path) -> None:
+    model = load_text(shared / "lm-stories260k")
+    prompt, subject = "Once upon a time, there was a little girl named Lily", "a little girl named"
+    states, feed, attention = (trace(model, prompt, subject, blur(model, [subject]), kind, fifth(5), samples=2) for kind in KINDS)
+    assert float(states.effect[-1, -1]) == pytest.approx(states.total, abs=1e-4) and len(states.tokens) == len(model.ids(prompt))
+    assert all(one.effect.shape == states.effect.shape and float(one.effect.abs().max()) > 1e-3 for one in (states, feed, attention))
+    assert not float(feed.effect[: feed.subject.start].abs().max())
 
 
 def test_the_network_is_as_it_was(model: TextModel) -> None:
