@@ -84,7 +84,7 @@ def trace(
         return
     from asrlife.evaluate.report import show_table
 
-    for line in told.lines:
+    for line in (*told.lines, "Points of probability that a restored state brings back:"):
         print(line)
     for table in told.tables:
         show_table(table, console.out())

@@ -70,7 +70,9 @@ class Averaged:
         """A row for each kind of token, a column for each layer, in points of probability."""
         layers = len(self.traces[0].effect[0])
         rows = [[role, *(_cell(effect) for effect in effects)] for role, effects in self.rows.items()]
-        return Table(f"{_title(self.kind, self.window)}, 95 % intervals", ["", *(f"layer {layer}" for layer in range(layers))], rows)
+        return Table(
+            f"{_title(self.kind, self.window)}, 95 % intervals in brackets", ["", *(f"layer {layer}" for layer in range(layers))], rows
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All means as plain values; probabilities as fractions."""
@@ -87,7 +89,7 @@ def _effect(values: np.ndarray) -> Effect:
 
 
 def _cell(effect: Effect) -> str:
-    return f"{100 * effect.mean:.1f}\n[{100 * effect.low:.1f}, {100 * effect.high:.1f}]"
+    return f"{100 * effect.mean:.1f}\n[{round(100 * effect.low)}, {round(100 * effect.high)}]"
 
 
 def shown(token: str) -> str:
@@ -121,7 +123,7 @@ def _points(kind: Kind | Part, names: Sequence[str], effect: Tensor, window: int
 
 def _title(kind: Kind | Part, window: int) -> str:
     many = f", {window} layers at once" if window > 1 and kind not in WHOLE else ""
-    return f"Effect of {kind} restored{many}, points of probability"
+    return f"Restored: {kind}{many} (points)"
 
 
 def known(model: TextModel, facts: Sequence[Fact]) -> list[EditRequest]:

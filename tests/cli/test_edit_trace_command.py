@@ -15,7 +15,7 @@ def test_a_prompt_is_traced(asrlife: Run, tmp_path: Path) -> None:
     ended = asrlife("edit", "trace", "embedded:lm", *NEEDLE, "--samples", "2", "--out", tmp_path / "out")
     assert ended.code == 0, ended.err
     assert ended.out.startswith("P(Seattle) is 0.99") and max(map(len, ended.out.splitlines())) <= 80
-    assert ended.out.count("points of probability") == 3 and "Needle*" in ended.out
+    assert ended.out.count("Restored: ") == 3 and "Needle*" in ended.out
     assert (tmp_path / "out" / "trace.png").read_bytes().startswith(b"\x89PNG")
     kept = json.loads((tmp_path / "out" / "trace.json").read_text("utf-8"))
     assert kept == asrlife("edit", "trace", "embedded:lm", *NEEDLE, "--samples", "2", "--json").json()
@@ -36,7 +36,7 @@ def test_a_word_is_traced(asrlife: Run, tmp_path: Path, speech: list[Path]) -> N
     line = ("edit", "trace", "embedded:whisper", "--audio", speech[0], "--word", heard[-1], "--samples", "1", "--kind", "cross-attention")
     ended = asrlife(*line, "--out", tmp_path)
     assert ended.code == 0, ended.err
-    assert ended.out.startswith(f"'{heard[-1]}' in ") and "Effect of cross-attention" in ended.out
+    assert ended.out.startswith(f"'{heard[-1]}' in ") and "Restored: cross-attention (points)" in ended.out
     assert (tmp_path / "trace.png").is_file() and asrlife(*line, "--json").json()["trace"]["word"] == heard[-1]
     refused = asrlife(*line[:6], "garage")
     assert refused.code == 2 and "does not hear 'garage'" in refused.err
