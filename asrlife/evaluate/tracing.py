@@ -89,7 +89,7 @@ def _effect(values: np.ndarray) -> Effect:
 
 
 def _cell(effect: Effect) -> str:
-    return f"{100 * effect.mean:.1f}\n[{round(100 * effect.low)}, {round(100 * effect.high)}]"
+    return f"{100 * effect.mean:z.1f}\n[{round(100 * effect.low)}, {round(100 * effect.high)}]"
 
 
 def shown(token: str) -> str:
@@ -117,7 +117,7 @@ def word_tables(one: AudioTrace, window: int) -> list[Table]:
 
 
 def _points(kind: Kind | Part, names: Sequence[str], effect: Tensor, window: int) -> Table:
-    rows = [[name, *(f"{100 * value:.1f}" for value in values)] for name, values in zip(names, effect.tolist(), strict=True)]
+    rows = [[name, *(f"{100 * value:z.1f}" for value in values)] for name, values in zip(names, effect.tolist(), strict=True)]
     return Table(_title(kind, window), ["", *(f"layer {layer}" for layer in range(effect.shape[1]))], rows)
 
 
