@@ -88,8 +88,12 @@ def _effect(values: np.ndarray) -> Effect:
     return Effect(float(values.mean()), *rate_interval(values, np.ones(len(values))), len(values))
 
 
+def _point(value: float) -> str:
+    return f"{round(100 * value, 1) + 0.0:.1f}"  # + 0.0: no minus before a zero
+
+
 def _cell(effect: Effect) -> str:
-    return f"{100 * effect.mean:z.1f}\n[{round(100 * effect.low)}, {round(100 * effect.high)}]"
+    return f"{_point(effect.mean)}\n[{round(100 * effect.low)}, {round(100 * effect.high)}]"
 
 
 def shown(token: str) -> str:
@@ -117,7 +121,7 @@ def word_tables(one: AudioTrace, window: int) -> list[Table]:
 
 
 def _points(kind: Kind | Part, names: Sequence[str], effect: Tensor, window: int) -> Table:
-    rows = [[name, *(f"{100 * value:z.1f}" for value in values)] for name, values in zip(names, effect.tolist(), strict=True)]
+    rows = [[name, *(_point(value) for value in values)] for name, values in zip(names, effect.tolist(), strict=True)]
     return Table(_title(kind, window), ["", *(f"layer {layer}" for layer in range(effect.shape[1]))], rows)
 
 

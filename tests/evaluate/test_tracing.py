@@ -79,6 +79,8 @@ def test_rows_are_named_for_people() -> None:
     assert (shown(" Needle"), shown("  ")) == ("Needle", "␣␣")
     table = prompt_table(traced(3, range(1, 2), 0), 1)
     assert [row[0] for row in table.rows] == ["t0", "t1*", "t2"]
+    small = Trace("states", ("a", "b"), range(0, 1), "x", 1.0, 0.5, torch.tensor([[-1e-5, 0.1234], [-0.5, 0.0]]))
+    assert [row[1:] for row in prompt_table(small, 1).rows] == [["0.0", "12.3"], ["-50.0", "0.0"]]
     span = (1.0, 1.4)
     assert [named(Window("word", *span), span), named(Window("before", 0.0, 1.0), span)] == ["word*", "before"]
     assert [named(Window("window", start, start + 0.2), span) for start in (0.85, 1.0, 1.35)] == ["0.85 s", "1.00 s*", "1.35 s"]
