@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -65,10 +65,14 @@ def first(made: Any) -> Tensor:
     return found
 
 
-@contextmanager
-def resumed(module: nn.Module, layer: int, states: Tensor) -> Iterator[None]:
+def resumed(module: nn.Module, layer: int, states: Tensor) -> AbstractContextManager[None]:
     """A network whose blocks below `layer` do nothing, and whose block `layer` is given `states` (rows, tokens, width)."""
-    _, blocks = blocks_of(module)
+    return resumed_in(blocks_of(module)[1], layer, states)
+
+
+@contextmanager
+def resumed_in(blocks: nn.ModuleList, layer: int, states: Tensor) -> Iterator[None]:
+    """The same of the stack `blocks`, for a network that has several."""
     kept = list(blocks)
 
     def give(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
