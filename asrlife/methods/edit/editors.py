@@ -1,4 +1,4 @@
-"""The editors, each a frozen dataclass that turns requests into low-rank changes; `EDITORS` has them by name."""
+"""What an editor is, and those of closed form: each a frozen dataclass that turns requests into changes of weights."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from asrlife.data.edit import EditRequest
-from asrlife.delta.delta import LowRank
+from asrlife.delta.delta import Change, LowRank
 from asrlife.delta.weights import overwritten
 from asrlife.methods.edit import algebra
 from asrlife.methods.edit.algebra import Covariance
 from asrlife.methods.edit.keys import heard
+from asrlife.methods.edit.moments import Moments
 from asrlife.methods.edit.sites import Site
 from asrlife.methods.edit.values import Search, additions
 
@@ -25,32 +26,46 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Bench:
-    """What an editor works with: the model, where it writes, contexts, covariances by layer, and the keys of edits made before."""
+    """What an editor works with: the model, where it writes, contexts, covariances by layer, and the keys of edits made before.
+
+    `moments` are those of keys and gradients over all edits made, by layer; `seed` is for what an editor draws. Contexts and covariances
+    are there for editors that are `measured`.
+    """
 
     model: TextModel
     sites: tuple[Site, ...]
-    contexts: tuple[str, ...]
-    covariances: Mapping[int, Covariance]
+    contexts: tuple[str, ...] = ()
+    covariances: Mapping[int, Covariance] = field(default_factory=dict)
     earlier: dict[int, Tensor] = field(default_factory=dict)
+    moments: dict[int, Moments] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Editor(ABC):
-    """`layers` to write to, or the depth of the last of `count` of them."""
+    """`layers` to write to, or the depth of the last of `count` of them. `measured`: whether it needs contexts and covariances of keys."""
 
     name: ClassVar[str]
+    measured: ClassVar[bool] = False
     layers: tuple[int, ...] | None = None
     depth: float = 0.35
     count: int = 1
-    search: Search = Search()
 
     @abstractmethod
-    def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
-        """Changes by the name of the weight, in float64; the model is left as it was."""
+    def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> Mapping[str, Change]:
+        """Changes by the name of the weight, in the shape in which it is stored; the model is left as it was."""
 
 
 @dataclass(frozen=True)
-class Rome(Editor):
+class Valued(Editor):
+    """Editors that look for a value first, and then write it in closed form."""
+
+    measured = True
+    search: Search = Search()
+
+
+@dataclass(frozen=True)
+class Rome(Valued):
     """ROME (arXiv 2202.05262): one edit, one rank, one layer. `keys` "mean" takes the mean key over contexts everywhere (r-ROME, arXiv
     2403.07175); "original" divides by the product with the key without context, as the first code did, which can end a model."""
 
@@ -66,11 +81,11 @@ class Rome(Editor):
         known = bench.covariances[site.layer]
         directions = known.solved(mean.T).T
         scale = (directions * alone).sum(-1, keepdim=True)
-        return {site.name: LowRank((found / scale).T, directions)}
+        return {site.name: site.stored(LowRank((found / scale).T, directions))}
 
 
 @dataclass(frozen=True)
-class _Spread(Editor):
+class _Spread(Valued):
     """Editors that write the last layer's wanted output by and by, over several layers and many edits at once (arXiv 2210.07229, 4.3)."""
 
     count: int = 3
@@ -87,7 +102,7 @@ class _Spread(Editor):
                 gap = target - heard(bench.model, requests, ("",), [last])[0][1]
                 keys = heard(bench.model, requests, bench.contexts, [site])[0][0].double().cpu().T
                 change = self.solved(bench, site, gap.double().cpu().T / (count - number), keys)
-                made[site.name] = change
+                made[site.name] = site.stored(change)
                 step = (change.up @ change.down).to(weights[site.name].dtype)
                 with torch.no_grad():
                     weights[site.name].add_(step.T if site.transposed else step)
@@ -140,6 +155,3 @@ class AlphaEdit(_Spread):
         before = bench.earlier.get(site.layer)
         bench.earlier[site.layer] = keys if before is None else torch.cat([before, keys], 1)
         return algebra.alphaedit(residuals, keys, unused, before, self.ridge)
-
-
-EDITORS: Mapping[str, type[Editor]] = {editor.name: editor for editor in (Rome, Memit, Emmet, AlphaEdit)}

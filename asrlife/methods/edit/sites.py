@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from asrlife.delta.delta import LowRank
 from asrlife.errors import InputError
 
 
@@ -26,6 +27,10 @@ class Site:
         """W (out, in), a view."""
         stored: Any = self.module.weight
         return stored.detach().T if self.transposed else stored.detach()
+
+    def stored(self, change: LowRank) -> LowRank:
+        """A change of W in the shape in which the weight is stored."""
+        return LowRank(change.down.T, change.up.T) if self.transposed else change
 
 
 def blocks_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -57,6 +62,12 @@ def _site(layer: int, prefix: str, block: nn.Module) -> Site:
         raise InputError(f"block {prefix} has no feed-forward that writes from a wider layer: its facts cannot be edited this way")
     name, part, _, _ = max(writing, key=lambda entry: entry[3])
     return Site(layer, f"{prefix}.{name}.weight", part, block, _is_conv1d(part))
+
+
+def linears(network: nn.Module, block: nn.Module) -> tuple[str, ...]:
+    """The names of the weights of every linear map of a block, attention and feed-forward."""
+    prefix = next(name for name, part in network.named_modules() if part is block)
+    return tuple(f"{prefix}.{name}.weight" for name, part in block.named_modules() if _is_linear(part))
 
 
 def _is_conv1d(part: nn.Module) -> bool:

@@ -110,7 +110,7 @@ def _descended(
             if step + 1 == search.steps or not bool(active.any()):
                 break
             before = moving.detach().clone()
-            (loss * active).sum().backward()
+            (moving.grad,) = torch.autograd.grad((loss * active).sum(), [moving])  # backward would fill those of all weights
             optimiser.step()
             _clamped(moving, before, active, sizes, search.clamp)
     return Found(moving.detach(), losses)
