@@ -123,11 +123,11 @@ def measured(model: TextModel, requests: Sequence[EditRequest], asked: Callable[
 
 def nats(model: TextModel, pairs: Sequence[tuple[str, str]]) -> list[float]:
     """The mean negative log-likelihood per token of each (prompt, answer), the end of the text not counted."""
-    found = [each[:-1] for each in model.surprise([(prompt, f"{prompt} {answer}") for prompt, answer in pairs])]
-    for (prompt, answer), each in zip(pairs, found, strict=True):
-        if not len(each):
-            raise InputError(f"the answer {answer!r} to {prompt!r} has no tokens: give one")
-    return [float(each.double().mean()) for each in found]
+    for prompt, answer in pairs:
+        if not answer.strip():
+            raise InputError(f"the answer to {prompt!r} is empty: give one")
+    found = model.surprise([(prompt, f"{prompt} {answer}") for prompt, answer in pairs])
+    return [float(each[:-1].double().mean()) for each in found]
 
 
 def generation_entropy(texts: Sequence[str]) -> float:

@@ -39,7 +39,8 @@ def edit(
     """The delta that makes `requests` true of `model`, which is left as it was, bit for bit.
 
     With `batch` 0 all are made together on the model as it is. Otherwise they are made one batch after the other, each on the model that
-    has those before it: sequential editing. `at` is a bench to use again; one that has made edits before remembers their keys.
+    has those before it: sequential editing. `at` is a bench to use again; one that has made edits before remembers what
+    editors keep of them: keys, and moments of keys and gradients.
     Raises InputError for no requests and for a network without sites.
     """
     if not requests:

@@ -5,6 +5,7 @@ A prompter maps (request, prompt) to a prompt, so that whoever evaluates an edit
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class Prompter(ABC):
         """What to ask in place of `prompt` where `request` is in force."""
 
     def _behind(self, request: EditRequest, rest: str) -> str:
-        return self.template.replace("{rest}", rest).replace("{premise}", request.statement)
+        there = {"{premise}": request.statement, "{rest}": rest}
+        return re.sub("|".join(map(re.escape, there)), lambda found: there[found[0]], self.template)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Retrieved:
 
     prompter: Prompter
     requests: tuple[EditRequest, ...]
-    least: float = 0.0
+    least: float = 0.3
 
     def asked(self, request: EditRequest, prompt: str) -> str:
         """As `Prompter.asked`, with the request that is found for the prompt; `request`, for which it is asked, is not looked at."""

@@ -36,7 +36,7 @@ class FineTuneTarget(_Tuned):
 
     name = "ft_m"
     depth: float = 0.75
-    rate: float = 0.02
+    rate: float = 0.025
 
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> Mapping[str, Change]:
         """One dense change for all requests together."""
@@ -64,7 +64,7 @@ class FineTuneClamped(FineTuneTarget):
 
     name = "ft_l"
     rate: float = 0.03
-    clamp: float = 0.3
+    clamp: float = 0.35
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,7 +82,6 @@ class Lora(_Tuned):
 
     name = "lora"
     depth: float = 0.75
-    count: int = 2
     steps: int = 50
     rank: int = 4
 

@@ -34,8 +34,9 @@ class UltraEdit(Editor):
     """
 
     name = "ultraedit"
+    depth: float = 0.9
     count: int = 3
-    rate: float = 0.5
+    rate: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rate <= 0:
