@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 
 from asrlife.data.edit import EditRequest
 
@@ -21,45 +20,44 @@ class Index:
 
     def __init__(self, requests: Sequence[EditRequest]) -> None:
         self.requests = tuple(requests)
+        self._words = [_words(request.statement) for request in requests]
+        self._counts = Counter(word for words in self._words for word in words)
+        self._lengths = [math.sqrt(self._weight(words)) for words in self._words]
 
     def ranked(self, text: str) -> list[EditRequest]:
         """All requests, those whose subject stands in the text first, the longest subject before others, then by similarity."""
-        return [self.requests[place] for place in self._order(text)]
+        alike = self.similarities(text)
+        order = sorted(range(len(alike)), key=lambda place: (-_standing(self.requests[place].subject, text), -alike[place]))
+        return [self.requests[place] for place in order]
 
     def nearest(self, text: str, least: float = 0.0) -> EditRequest | None:
         """The first of them if its subject stands in the text, or if it has a word of it and is at least `least` alike; else None."""
-        if not self.requests:
+        alike = self.similarities(text)
+        keys = [(_standing(request.subject, text), one) for request, one in zip(self.requests, alike, strict=True)]
+        if not keys:
             return None
-        first = self.requests[self._order(text)[0]]
-        alike = self.similarity(text, first)
-        return first if _stands(first.subject, text) or (alike > 0 and alike >= least) else None
+        best = max(range(len(keys)), key=keys.__getitem__)
+        stands, one = keys[best]
+        return self.requests[best] if stands or (one > 0 and one >= least) else None
 
-    def similarity(self, text: str, request: EditRequest) -> float:
-        """0 (no word in common) to 1."""
-        one, other = _words(text), _words(request.statement)
-        lengths = math.sqrt(self._weight(one) * self._weight(other))
-        return self._weight(one & other) / lengths if lengths else 0.0
+    def similarities(self, text: str) -> list[float]:
+        """0 (no word in common) to 1 for each request."""
+        words = _words(text)
+        length = math.sqrt(self._weight(words))
+        shared = (self._weight(words & others) for others in self._words)
+        return [each / (length * other) if each else 0.0 for each, other in zip(shared, self._lengths, strict=True)]
 
-    def _order(self, text: str) -> list[int]:
-        def key(place: int) -> tuple[int, float]:
-            request = self.requests[place]
-            return (-len(request.subject) if _stands(request.subject, text) else 0, -self.similarity(text, request))
-
-        return sorted(range(len(self.requests)), key=key)
-
-    def _weight(self, words: frozenset[str]) -> float:
+    def _weight(self, words: Iterable[str]) -> float:
         """The sum of squared weights."""
-        total = len(self.requests)
-        return sum((1 + math.log((1 + total) / (1 + self._counts[word]))) ** 2 for word in words)
-
-    @cached_property
-    def _counts(self) -> Counter[str]:
-        return Counter(word for request in self.requests for word in _words(request.statement))
+        total = 1 + len(self._words)
+        return sum((1 + math.log(total / (1 + self._counts[word]))) ** 2 for word in words)
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(_WORDS.findall(text.lower()))
 
 
-def _stands(subject: str, text: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text, re.IGNORECASE) is not None
+def _standing(subject: str, text: str) -> int:
+    """The length of a subject that stands in a text as words of its own; 0 for one that does not."""
+    found = subject.lower() in text.lower() and re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text, re.IGNORECASE)
+    return len(subject) if found else 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from asrlife.data.edit import EditRequest
 from asrlife.data.world.facts import Fact, make
@@ -65,6 +65,16 @@ def test_a_site_is_found_in_each_block_by_its_shape(model: TextModel) -> None:
         chosen(found, (9,), 0.5)
     with pytest.raises(InputError, match="no stack of blocks"):
         sites(torch.nn.Linear(2, 2))
+
+
+def test_heads_that_share_keys_and_a_gate_in_one_map_with_the_rest_do_not_mislead() -> None:
+    narrow = LlamaConfig(
+        vocab_size=16, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1
+    )
+    found = sites(LlamaForCausalLM(narrow))
+    assert [site.name for site in found] == [f"model.layers.{n}.mlp.down_proj.weight" for n in range(2)]
+    fused = Phi3Config(vocab_size=16, pad_token_id=0, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    assert sites(Phi3ForCausalLM(fused))[1].name == "model.layers.1.mlp.down_proj.weight"
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

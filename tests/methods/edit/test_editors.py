@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import fields, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +108,15 @@ def test_weights_that_are_stored_the_other_way_round(gpt2: TextModel, name: str)
     assert all(change.shape == stored[key].shape for key, change in delta.tensors.items())
     if not issubclass(EDITORS[name], Valued):  # a network without facts has no value to write at a subject
         assert loss(gpt2, REQUESTS[:1], delta) < loss(gpt2, REQUESTS[:1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_llama_that_knows_nothing_of_the_world(shared: Path, name: str) -> None:
+    stories = load_text(shared / "lm-stories260k")
+    pet = EditRequest("Lily", "Once upon a time, Lily had a pet", "elephant")
+    before = stories.fingerprint()
+    delta = edit(stories, [pet], EDITORS[name](), texts=TEXTS)
+    assert loss(stories, [pet], delta) < loss(stories, [pet]) - 0.1 and stories.fingerprint() == before  # rome has 0.58 less
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -85,14 +85,15 @@ def test_of_many_requests_the_one_that_is_asked_about_is_found() -> None:
 
 def test_similarity_is_a_cosine_and_unknown_words_take_it_away() -> None:
     index = Index(DEMOS)
-    for request in DEMOS:
-        assert index.similarity(request.statement, request) == pytest.approx(1.0)
-        assert index.similarity("", request) == index.similarity("zebra", request) == 0.0
-    one = index.similarity("likes plum", DEMOS[1])
-    assert 1 > one > index.similarity("likes plum zebra", DEMOS[1]) > 0
-    # two words, each in one of four statements, of five such in the statement less "the", which is in all four
+    for place, request in enumerate(DEMOS):
+        assert index.similarities(request.statement)[place] == pytest.approx(1.0)
+    assert index.similarities("") == index.similarities("zebra") == [0.0] * 4
+    _, one, _, _ = index.similarities("likes plum")
+    assert 1 > one > index.similarities("likes plum zebra")[1] > 0
+    # two words that one of four statements has, of four such in the statement, and "the", which all have
     rare, common = (1 + math.log(5 / 2)) ** 2, 1.0
     assert one == pytest.approx(2 * rare / (2 * rare * (4 * rare + common)) ** 0.5)
+    assert index.ranked("the capital")[0] is DEMOS[0] and index.nearest("zebra") is None
 
 
 def test_a_prompt_that_no_request_is_near_is_left_alone() -> None:
