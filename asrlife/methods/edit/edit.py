@@ -58,7 +58,7 @@ def edit(
 
 
 def _summed(total: Delta, made: Mapping[str, Change]) -> Delta:
-    """With the changes added, in float32; factors beyond the full rank of a weight are superfluous and go."""
+    """With the changes added, in float32 on the CPU; factors beyond the full rank of a weight are superfluous and go."""
     tensors = dict(total.tensors)
     for name, change in made.items():
         tensors[name] = together(tensors[name], _single(change)) if name in tensors else _single(change)
@@ -68,8 +68,8 @@ def _summed(total: Delta, made: Mapping[str, Change]) -> Delta:
 
 def _single(change: Change) -> Change:
     if isinstance(change, Dense):
-        return Dense(change.value.float().contiguous())
-    return LowRank(change.up.float().contiguous(), change.down.float().contiguous())
+        return Dense(change.value.float().cpu().contiguous())
+    return LowRank(change.up.float().cpu().contiguous(), change.down.float().cpu().contiguous())
 
 
 def _overfull(change: Change) -> bool:

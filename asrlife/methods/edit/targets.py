@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
 _ROWS = 64  # in one forward that is kept for its gradient
+_TOGETHER = 8  # requests in one step
 
 
 def asked(model: TextModel, requests: Sequence[EditRequest]) -> Rows:
@@ -23,10 +24,10 @@ def asked(model: TextModel, requests: Sequence[EditRequest]) -> Rows:
     return rows(model, [(number, request.prompt, request.subject, request.target) for number, request in enumerate(requests)])
 
 
-def parts(whole: Rows) -> Iterator[Rows]:
-    """The same in pieces that fit into one forward."""
-    for first in range(0, len(whole), _ROWS):
-        yield whole.part(slice(first, first + _ROWS))
+def parts(whole: Rows, size: int = _ROWS) -> Iterator[Rows]:
+    """The same in pieces of at most `size` rows."""
+    for first in range(0, len(whole), size):
+        yield whole.part(slice(first, first + size))
 
 
 def losses(model: TextModel, some: Rows) -> Tensor:
@@ -43,21 +44,20 @@ def descend(
     model: TextModel, requests: Sequence[EditRequest], parameters: Sequence[Tensor], steps: int, rate: float, enough: float,
     after: Callable[[], None] = lambda: None,
 ) -> None:  # fmt: skip
-    """Adam on `parameters` until every target's loss is below `enough` nats a token, for at most `steps`; `after` follows each step."""
-    whole, optimiser = asked(model, requests), torch.optim.Adam(parameters, rate)
+    """Adam on `parameters` until every target's loss is below `enough` nats a token, for at most `steps` passes over the requests.
+
+    A few requests share each step, which is left out where all of them are below; `after` follows it.
+    """
+    some, optimiser = list(parts(asked(model, requests), _TOGETHER)), torch.optim.Adam(parameters, rate)
     for _ in range(steps):
-        optimiser.zero_grad()
-        worst = 0.0
-        for some in parts(whole):
-            found = losses(model, some)
-            worst = max(worst, float(found.detach().max()))
-            _accumulate(found.sum() / len(whole), parameters)
-        if worst < enough:
+        moved = False
+        for part in some:
+            found = losses(model, part)
+            if bool((found >= enough).any()):
+                for parameter, gradient in zip(parameters, torch.autograd.grad(found.mean(), parameters), strict=True):
+                    parameter.grad = gradient
+                optimiser.step()
+                after()
+                moved = True
+        if not moved:
             return
-        optimiser.step()
-        after()
-
-
-def _accumulate(loss: Tensor, parameters: Sequence[Tensor]) -> None:
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
