@@ -37,7 +37,7 @@ class EditRequest:
 
     @property
     def statement(self) -> str:
-        """The new fact as a sentence; what ends in a mark needs no full stop."""
+        """The new fact as a sentence."""
         return sentence(self.prompt, self.target)
 
     def right(self, answer: str) -> tuple[str, ...]:
@@ -46,8 +46,8 @@ class EditRequest:
 
 
 def sentence(prompt: str, answer: str) -> str:
-    """A prompt with its answer, as a sentence."""
-    return f"{prompt} {answer}{'.' if answer[-1].isalnum() else ''}"
+    """A prompt with its answer, as a sentence; what ends in a mark needs no full stop."""
+    return f"{prompt} {answer}{'.' if answer[-1:].isalnum() else ''}"
 
 
 def records(requests: Iterable[EditRequest]) -> list[tuple[EditRequest, ...]]:
