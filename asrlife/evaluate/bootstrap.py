@@ -20,8 +20,8 @@ def interval(counts: Sequence[Counts], samples: int = 1000, seed: int = 0) -> tu
 
 def rate_interval(amounts: np.ndarray, sizes: np.ndarray, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """As `interval`, of sum(amounts) / sum(sizes) for any amounts (n,) and sizes (n,) by item: errors of words, nats of tokens."""
-    draws = _draws(len(amounts), samples, seed)
-    return _bounds(draws @ amounts, draws @ sizes)
+    drawn = draws(len(amounts), samples, seed)
+    return _bounds(drawn @ amounts, drawn @ sizes)
 
 
 def paired(a: Sequence[Counts], b: Sequence[Counts], samples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
@@ -49,7 +49,7 @@ def _arrays(counts: Sequence[Counts]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=4)  # the figures of one report are over the same few numbers of utterances
-def _draws(n: int, samples: int, seed: int) -> np.ndarray:
+def draws(n: int, samples: int, seed: int) -> np.ndarray:
     """How often each of `n` utterances is in each drawn corpus, (samples, n)."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples).astype(np.float64)
 

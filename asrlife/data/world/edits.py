@@ -36,7 +36,7 @@ def _case(world: World, fact: Fact, phrasings: int, rng: random.Random, seed: in
     new = Fact(fact.subject, fact.relation, moved.object(fact.subject, fact.relation))
     forms = rng.sample(forward(new), len(forward(new)))
     used, rest = forms[: phrasings + 1], forms[phrasings + 1 :]
-    request = EditRequest(fact.subject, used[0].prompt, new.object, tuple(question.prompt for question in used[1:]))
+    request = EditRequest(fact.subject, used[0].prompt, new.object, truth=fact.object, phrasings=tuple(q.prompt for q in used[1:]))
     before = {(q.prompt, q.answers) for q in hops(world, fact)}
     follows = [question for question in hops(moved, new) if (question.prompt, question.answers) not in before]
     asked = {

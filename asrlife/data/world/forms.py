@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from asrlife.data.edit import sentence
 from asrlife.data.world.facts import Fact, World, read, share
 
 Kind = Literal["fact", "paraphrase", "reversal", "one_hop", "two_hop", "instruction", "refusal"]
@@ -30,8 +31,7 @@ class Question:
     @property
     def text(self) -> str:
         """The whole text, with the first answer; what ends in a bracket needs no full stop."""
-        answer = self.answers[0]
-        return f"{self.prompt} {answer}{'.' if answer[-1].isalnum() else ''}"
+        return sentence(self.prompt, self.answers[0])
 
 
 @dataclass(frozen=True)

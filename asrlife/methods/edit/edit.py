@@ -1,19 +1,20 @@
-"""`edit(model, requests, method)`: requests in, a low-rank delta out, the model as it was."""
+"""`edit(model, requests, editor)`: requests in, a delta out, the model as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from asrlife.data.edit import EditRequest
-from asrlife.delta.delta import Delta, LowRank
+from asrlife.delta.delta import Change, Delta, Dense, LowRank, together
+from asrlife.delta.factors import compressed
 from asrlife.delta.weights import applied
 from asrlife.errors import InputError
 from asrlife.methods.edit.editors import Bench, Editor
 from asrlife.methods.edit.keys import contexts, covariances, written
-from asrlife.methods.edit.sites import Site, chosen, sites
+from asrlife.methods.edit.sites import chosen, sites
 
 if TYPE_CHECKING:
     from asrlife.models.text import TextModel
@@ -24,9 +25,11 @@ _OWN_TEXTS, _OWN_TOKENS = 160, 48
 def bench(model: TextModel, editor: Editor, texts: Sequence[str] = (), seed: int = 0) -> Bench:
     """What `editor` needs of a model, once for all edits: sites, contexts, and covariances over `texts`, or over what the model writes."""
     at = chosen(sites(model.module), editor.layers, editor.depth, editor.count)
+    if not editor.measured:
+        return Bench(model, at, seed=seed)
     some = texts or written(model, _OWN_TEXTS, _OWN_TOKENS, seed)
     known = dict(zip((site.layer for site in at), covariances(model, some, at), strict=True))
-    return Bench(model, at, contexts(model, seed), known, seed)
+    return Bench(model, at, contexts(model, seed), known, seed=seed)
 
 
 def edit(
@@ -36,47 +39,51 @@ def edit(
     """The delta that makes `requests` true of `model`, which is left as it was, bit for bit.
 
     With `batch` 0 all are made together on the model as it is. Otherwise they are made one batch after the other, each on the model that
-    has those before it: sequential editing. `at` is a bench to use again; one that has made edits before remembers their keys.
+    has those before it: sequential editing. `at` is a bench to use again; one that has made edits before remembers what
+    editors keep of them: keys, and moments of keys and gradients.
     Raises InputError for no requests and for a network without sites.
     """
     if not requests:
         raise InputError("nothing to edit: give at least one request")
     at = at or bench(model, editor, texts, seed)
-    base, size, total = model.fingerprint(), batch or len(requests), dict[str, LowRank]()
+    total, size = Delta(model.fingerprint(), {}), batch or len(requests)
     for first in range(0, len(requests), size):
         some = requests[first : first + size]
-        with applied(model.module, Delta(base, total)) if total else nullcontext():
+        with applied(model.module, total) if total.tensors else nullcontext():
             made = editor.changes(at, some)
-        total = _summed(total, {name: _stored(change, at.sites, name) for name, change in made.items()})
+        total = _summed(total, made)
         for _ in some:
             advance()
-    return Delta(base, total, _note(model, editor, requests, batch, at))
+    return Delta(total.base, total.tensors, _note(model, editor, requests, batch, at))
 
 
 def edit_each(model: TextModel, requests: Sequence[EditRequest], editor: Editor, at: Bench) -> list[Delta]:
     """A delta for each request by itself, all made on the model as it is: what single edits are measured with."""
-    base = model.fingerprint()
+    none = Delta(model.fingerprint(), {})
+    made = editor.each(at, requests)
     return [
-        Delta(base, {name: _stored(change, at.sites, name) for name, change in made.items()}, _note(model, editor, [request], 0, at))
-        for request, made in zip(requests, editor.each(at, requests), strict=True)
+        Delta(none.base, _summed(none, changes).tensors, _note(model, editor, [request], 0, at))
+        for request, changes in zip(requests, made, strict=True)
     ]
 
 
-def _stored(change: LowRank, at: Sequence[Site], name: str) -> LowRank:
-    """In float32, and in the shape in which the weight is stored."""
-    site = next(site for site in at if site.name == name)
-    up, down = change.up.float(), change.down.float()
-    return LowRank(down.T.contiguous(), up.T.contiguous()) if site.transposed else LowRank(up.contiguous(), down.contiguous())
-
-
-def _summed(total: dict[str, LowRank], made: dict[str, LowRank]) -> dict[str, LowRank]:
-    import torch
-
-    both = dict(total)
+def _summed(total: Delta, made: Mapping[str, Change]) -> Delta:
+    """With the changes added, in float32 on the CPU; factors beyond the full rank of a weight are superfluous and go."""
+    tensors = dict(total.tensors)
     for name, change in made.items():
-        old = both.get(name)
-        both[name] = change if old is None else LowRank(torch.cat([old.up, change.up], 1), torch.cat([old.down, change.down]))
-    return both
+        tensors[name] = together(tensors[name], _single(change)) if name in tensors else _single(change)
+    every = Delta(total.base, tensors)
+    return compressed(every) if any(_overfull(change) for change in tensors.values()) else every
+
+
+def _single(change: Change) -> Change:
+    if isinstance(change, Dense):
+        return Dense(change.value.float().cpu().contiguous())
+    return LowRank(change.up.float().cpu().contiguous(), change.down.float().cpu().contiguous())
+
+
+def _overfull(change: Change) -> bool:
+    return isinstance(change, LowRank) and change.rank > min(change.shape)
 
 
 def _note(model: TextModel, editor: Editor, requests: Sequence[EditRequest], batch: int, at: Bench) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The editors, each a frozen dataclass that turns requests into low-rank changes; `EDITORS` has them by name."""
+"""What an editor is, and those of closed form: each a frozen dataclass that turns requests into changes of weights."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from asrlife.data.edit import EditRequest
-from asrlife.delta.delta import LowRank
+from asrlife.delta.delta import Change, LowRank
 from asrlife.delta.weights import overwritten
 from asrlife.methods.edit import algebra
 from asrlife.methods.edit.algebra import Covariance
 from asrlife.methods.edit.keys import heard, told
+from asrlife.methods.edit.moments import Moments
 from asrlife.methods.edit.sites import Site
 from asrlife.methods.edit.values import Search, Where, additions
 
@@ -25,35 +26,54 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Bench:
-    """What an editor works with: the model, where it writes, contexts, covariances by layer, and the keys of edits made before."""
+    """What an editor works with: the model, where it writes, contexts, covariances by layer, and the keys of edits made before.
+
+    `moments` are those of keys and gradients over all edits made, by layer; `seed` is for what an editor draws. Contexts and covariances
+    are there for editors that are `measured`.
+    """
 
     model: TextModel
     sites: tuple[Site, ...]
-    contexts: tuple[str, ...]
-    covariances: Mapping[int, Covariance]
-    seed: int = 0
+    contexts: tuple[str, ...] = ()
+    covariances: Mapping[int, Covariance] = field(default_factory=dict)
     earlier: dict[int, Tensor] = field(default_factory=dict)
+    moments: dict[int, Moments] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Editor(ABC):
-    """`layers` to write to, or the depth of the last of `count` of them; `told` texts about each subject that the model itself writes are
-    held while the value of an edit is sought."""
+    """`layers` to write to, or the depth of the last of `count` of them. `measured`: whether it needs contexts and covariances of keys."""
 
     name: ClassVar[str]
+    measured: ClassVar[bool] = False
     layers: tuple[int, ...] | None = None
     depth: float = 0.35
     count: int = 1
-    told: int = 8
-    search: Search = Search()
 
     @abstractmethod
-    def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
-        """Changes by the name of the weight that make all requests true together, in float64; the model is left as it was."""
+    def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> Mapping[str, Change]:
+        """Changes that make all requests true together, by the name of the weight and in its shape; the model is left as it was."""
 
-    def each(self, bench: Bench, requests: Sequence[EditRequest]) -> list[dict[str, LowRank]]:
+    def each(self, bench: Bench, requests: Sequence[EditRequest]) -> Sequence[Mapping[str, Change]]:
         """The changes of each request alone: none knows of the others."""
-        return [self.changes(bench, [request]) for request in requests]
+        return [self.changes(_alone(bench), [request]) for request in requests]
+
+
+def _alone(bench: Bench) -> Bench:
+    """The same without what edits before have left."""
+    return replace(bench, earlier={}, moments={})
+
+
+@dataclass(frozen=True)
+class Valued(Editor):
+    """Editors that look for a value first, and then write it in closed form.
+
+    `told` texts about each subject, which the model itself writes, are held while they look."""
+
+    measured = True
+    told: int = 8
+    search: Search = Search()
 
     def _wanted(self, bench: Bench, requests: Sequence[EditRequest], where: Where) -> Tensor:
         texts = told(bench.model, requests, self.told, seed=bench.seed)
@@ -61,7 +81,7 @@ class Editor(ABC):
 
 
 @dataclass(frozen=True)
-class Rome(Editor):
+class Rome(Valued):
     """ROME (arXiv 2202.05262): one edit, one rank, one layer. `keys` "mean" takes the mean key over contexts everywhere (r-ROME, arXiv
     2403.07175); "original" divides by the product with the key without context, as the first code did, which can end a model."""
 
@@ -71,12 +91,13 @@ class Rome(Editor):
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
         """One change for each request, added up: the requests do not know of each other."""
         up, down = self._factors(bench, requests)
-        return {bench.sites[-1].name: LowRank(up, down)}
+        return {bench.sites[-1].name: bench.sites[-1].stored(LowRank(up, down))}
 
     def each(self, bench: Bench, requests: Sequence[EditRequest]) -> list[dict[str, LowRank]]:
         """One rank each."""
         up, down = self._factors(bench, requests)
-        return [{bench.sites[-1].name: LowRank(up[:, [n]], down[[n]])} for n in range(len(requests))]
+        site = bench.sites[-1]
+        return [{site.name: site.stored(LowRank(up[:, [n]], down[[n]]))} for n in range(len(requests))]
 
     def _factors(self, bench: Bench, requests: Sequence[EditRequest]) -> tuple[Tensor, Tensor]:
         site = bench.sites[-1]
@@ -89,7 +110,7 @@ class Rome(Editor):
 
 
 @dataclass(frozen=True)
-class _Spread(Editor):
+class _Spread(Valued):
     """Editors that write the last layer's wanted output by and by, over several layers and many edits at once (arXiv 2210.07229, 4.3)."""
 
     count: int = 3
@@ -102,7 +123,7 @@ class _Spread(Editor):
     def each(self, bench: Bench, requests: Sequence[EditRequest]) -> list[dict[str, LowRank]]:
         """The values of all are sought together, and each is written alone."""
         wanted = self._wanted(bench, requests, "block")
-        return [self._spread(replace(bench, earlier={}), [request], wanted[[n]]) for n, request in enumerate(requests)]
+        return [self._spread(_alone(bench), [request], wanted[[n]]) for n, request in enumerate(requests)]
 
     def _spread(self, bench: Bench, requests: Sequence[EditRequest], wanted: Tensor) -> dict[str, LowRank]:
         last, count = bench.sites[-1], len(bench.sites)
@@ -112,7 +133,8 @@ class _Spread(Editor):
             for number, site in enumerate(bench.sites):
                 (keys, _), (_, now) = heard(bench.model, requests, bench.contexts, [site, last])
                 gap = (target - now).double().cpu().T / (count - number)
-                change = made[site.name] = self.solved(bench, site, gap, keys.double().cpu().T)
+                change = self.solved(bench, site, gap, keys.double().cpu().T)
+                made[site.name] = site.stored(change)
                 step = (change.up @ change.down).to(weights[site.name].dtype)
                 with torch.no_grad():
                     weights[site.name].add_(step.T if site.transposed else step)
@@ -165,6 +187,3 @@ class AlphaEdit(_Spread):
         before = bench.earlier.get(site.layer)
         bench.earlier[site.layer] = keys if before is None else torch.cat([before, keys], 1)
         return algebra.alphaedit(residuals, keys, unused, before, self.ridge)
-
-
-EDITORS: Mapping[str, type[Editor]] = {editor.name: editor for editor in (Rome, Memit, Emmet, AlphaEdit)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +29,16 @@ class Rows:
 
     def __len__(self) -> int:
         return self.ids.shape[0]
+
+    def part(self, some: slice) -> Rows:
+        """Some of the rows."""
+        return Rows(*(getattr(self, each.name)[some] for each in fields(self)))
+
+    def predicting(self) -> Tensor:
+        """The places behind which a token of the target stands, (rows, tokens; bool)."""
+        places = torch.arange(self.ids.shape[1])
+        found = (places >= self.starts[:, None] - 1) & (places < self.lengths[:, None] - 1)
+        return found.to(self.ids.device)
 
 
 def end_of_subject(model: TextModel, prompt: str, subject: str) -> int:
@@ -57,7 +67,9 @@ def rows(model: TextModel, texts: Sequence[tuple[int, str, str, str]]) -> Rows:
         ids.append(whole)
         places.append(end_of_subject(model, prompt, subject))
         starts.append(model.spelt(prompt, f"{prompt} {target}")[1] if target else len(whole))
-    longest = max(map(len, ids))
+    longest, room = max(map(len, ids)), int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9)
+    if longest > room:
+        raise InputError(f"a prompt with its target has {longest} tokens and {model.name} has places for {room}: shorten it")
     padded = torch.full((len(ids), longest), model.end, device=model.device)
     mask = torch.zeros_like(padded)
     for number, row in enumerate(ids):

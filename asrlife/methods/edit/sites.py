@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from asrlife.delta.delta import LowRank
 from asrlife.errors import InputError
 
 
@@ -27,6 +28,10 @@ class Site:
         stored: Any = self.module.weight
         return stored.detach().T if self.transposed else stored.detach()
 
+    def stored(self, change: LowRank) -> LowRank:
+        """A change of W in the shape in which the weight is stored."""
+        return LowRank(change.down.T, change.up.T) if self.transposed else change
+
 
 def blocks_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
     """The stack of blocks that a decoder runs through, and its name: the longest list of modules of one class, the last of several."""
@@ -42,7 +47,8 @@ def blocks_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
 def sites(module: nn.Module) -> tuple[Site, ...]:
     """One site for each block, from the input upwards.
 
-    It is the linear map into the residual stream (width d) with the widest input, which must be wider than d: attention writes from d.
+    Of the linear maps that narrow it is the one with the widest input whose output another one takes up and widens by as much: so do
+    feed-forwards, and not keys and values that are narrow because heads share them.
     Raises InputError for a network without feed-forwards of that kind.
     """
     stack, blocks = blocks_of(module)
@@ -51,12 +57,18 @@ def sites(module: nn.Module) -> tuple[Site, ...]:
 
 def _site(layer: int, prefix: str, block: nn.Module) -> Site:
     linears = [(name, part, *_shape(part)) for name, part in block.named_modules() if _is_linear(part)]
-    width = min((out for *_, out, _ in linears), default=0)
-    writing = [entry for entry in linears if entry[2] == width and entry[3] > width]
+    shapes = [(out, into) for *_, out, into in linears]
+    writing = [entry for entry in linears if entry[3] > entry[2] and any(i == entry[2] and o >= entry[3] for o, i in shapes)]
     if not writing:
         raise InputError(f"block {prefix} has no feed-forward that writes from a wider layer: its facts cannot be edited this way")
     name, part, _, _ = max(writing, key=lambda entry: entry[3])
     return Site(layer, f"{prefix}.{name}.weight", part, block, _is_conv1d(part))
+
+
+def linears(network: nn.Module, block: nn.Module) -> tuple[str, ...]:
+    """The names of the weights of every linear map of a block, attention and feed-forward."""
+    prefix = next(name for name, part in network.named_modules() if part is block)
+    return tuple(f"{prefix}.{name}.weight" for name, part in block.named_modules() if _is_linear(part))
 
 
 def _is_conv1d(part: nn.Module) -> bool:
