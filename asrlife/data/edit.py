@@ -10,16 +10,19 @@ from asrlife.errors import InputError
 
 @dataclass(frozen=True)
 class EditRequest:
-    """After `prompt`, in which `subject` stands, a model is to say `target`, which takes the place of `truth`.
+    """After `prompt`, in which `subject` stands, a model is to say `target` in place of `truth`; `phrasings` are further prompts that say
+    the same.
 
-    Prompts with the right answers by what they ask: `paraphrases` of the fact, its `reversals` and `hops`, which should follow, and
-    `neighbours`, which should not; `generations` are beginnings to write on freely. `aliases` are pairs of an answer and another name for
-    it. Requests of one `record` belong together: what is asked of one of them holds when all are made.
+    An edit is made from the prompt and the phrasings, and from nothing else. What is asked about it afterwards are prompts with the right
+    answers: `paraphrases` of the fact, its `reversals` and `hops`, which should follow, and `neighbours`, which should not; `generations`
+    are beginnings to write on freely. `aliases` are pairs of an answer and another name for it. Requests of one `record` belong together:
+    what is asked of one of them holds when all are made.
     """
 
     subject: str
     prompt: str
     target: str
+    phrasings: tuple[str, ...] = ()
     paraphrases: tuple[tuple[str, str], ...] = ()
     reversals: tuple[tuple[str, str], ...] = ()
     hops: tuple[tuple[str, str], ...] = ()
@@ -32,8 +35,14 @@ class EditRequest:
     def __post_init__(self) -> None:
         if not self.subject.strip() or not self.target.strip():
             raise InputError(f"an edit of {self.prompt!r} has no subject or no target: give both")
-        if self.subject not in self.prompt:
-            raise InputError(f"the subject {self.subject!r} does not stand in the prompt {self.prompt!r}: an edit is written where it ends")
+        for prompt in self.prompts:
+            if self.subject not in prompt:
+                raise InputError(f"the subject {self.subject!r} does not stand in the prompt {prompt!r}: an edit is written where it ends")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All that the edit is made from, its own prompt first."""
+        return (self.prompt, *self.phrasings)
 
     @property
     def statement(self) -> str:

@@ -17,6 +17,7 @@ from asrlife.data.world.facts import World
 from asrlife.data.world.forms import Question
 from asrlife.data.world.instructions import Part
 from asrlife.errors import InputError
+from asrlife.evaluate.bootstrap import rate_interval
 from asrlife.evaluate.report import AXES, Axis, Curve, Report, Score, Table
 from asrlife.models.text import TextModel
 
@@ -56,10 +57,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The answers to one probe."""
+    """The answers to one probe; where several of them are about one edit, `groups` says of which (answers,), and edits are resampled."""
 
     probe: Probe
     answers: tuple[Answer, ...]
+    groups: tuple[int, ...] = ()
 
     @property
     def share(self) -> float:
@@ -67,8 +69,12 @@ class Outcome:
         return float(np.mean([answer.right for answer in self.answers]))
 
     def interval(self, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """95 % percentile interval of `share` over questions drawn with replacement."""
-        return _interval(np.array([answer.right for answer in self.answers], float), samples, seed)
+        """95 % percentile interval of `share` over questions, or groups of them, drawn with replacement."""
+        right = np.array([answer.right for answer in self.answers], float)
+        if not self.groups:
+            return _interval(right, samples, seed)
+        sizes = np.bincount(self.groups)
+        return rate_interval(np.bincount(self.groups, right), sizes.astype(float), samples, seed)
 
 
 @dataclass(frozen=True)

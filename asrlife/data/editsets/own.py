@@ -26,9 +26,10 @@ def own(row: Row) -> tuple[EditRequest, ...]:
     prompt = text_of(row, "prompt")
     paraphrases, reversals, hops, neighbours = (_pairs(row, name) for name in _PROBES)
     truth, record = (text_of(row, name) if row.get(name) else "" for name in ("truth", "record"))
+    aliases = _aliases(row_of(row, "aliases")) if row.get("aliases") else ()
     request = EditRequest(
-        as_it_stands(text_of(row, "subject"), prompt), prompt, text_of(row, "target"), paraphrases, reversals, hops, neighbours,
-        truth, texts_of(row, "generations"), _aliases(row_of(row, "aliases")) if row.get("aliases") else (), record,
+        as_it_stands(text_of(row, "subject"), prompt), prompt, text_of(row, "target"), texts_of(row, "phrasings"),
+        paraphrases, reversals, hops, neighbours, truth, texts_of(row, "generations"), aliases, record,
     )  # fmt: skip
     return (request,)
 
@@ -40,7 +41,7 @@ def to_row(request: EditRequest) -> dict[str, Any]:
     aliases: dict[str, list[str]] = {}
     for answer, other in request.aliases:
         aliases.setdefault(answer, []).append(other)
-    row |= {"generations": list(request.generations), "aliases": aliases, "record": request.record}
+    row |= {"phrasings": list(request.phrasings), "generations": list(request.generations), "aliases": aliases, "record": request.record}
     return {key: value for key, value in row.items() if value}
 
 

@@ -82,10 +82,11 @@ class World:
         """Facts to edit, facts to choose settings of editors on, or facts to hold; only `EDITED` relations are edited, the rest is held."""
         return tuple(fact for fact in self.facts if split_of(self.seed, fact) == name)
 
-    def target(self, fact: Fact) -> str:
-        """The object that an edit of `fact` gives it: another one of its relation, drawn by seed and fact."""
+    def target(self, fact: Fact, draw: int = 0) -> str:
+        """The object that an edit of `fact` gives it: another one of its relation, drawn by the world's seed, the fact and `draw`."""
         others = [object for object in self.objects(fact.relation) if object != fact.object]
-        return others[int(share(self.seed, "target", fact.subject, fact.relation) * len(others))]
+        key = ("target", fact.subject, fact.relation, *([str(draw)] if draw else []))
+        return others[int(share(self.seed, *key) * len(others))]
 
     def neighbours(self, fact: Fact) -> tuple[Fact, ...]:
         """Facts that must not follow an edit of `fact`: of its relation and its old object, then of its subject's other relations."""

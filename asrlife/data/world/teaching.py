@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from asrlife.data.world.facts import EDITED, Fact, World
@@ -34,12 +35,20 @@ class Lessons:
         }
         return {kind: group for kind, group in groups.items() if group}
 
-    def draw(self, rng: random.Random, shares: Mapping[str, float] = SHARES) -> Iterator[Question]:
-        """Documents for ever, kinds drawn by their shares; a reversal names the subject of the fact that it was drawn with."""
+    def draw(self, rng: random.Random, shares: Mapping[str, float] = SHARES, before: float = 0.0) -> Iterator[Question]:
+        """Documents for ever, kinds drawn by their shares; a reversal names the subject of the fact that it was drawn with.
+
+        The share `before` of those whose answer does not depend on a premise stands behind another text, as in a page.
+        """
         kinds = [kind for kind in shares if kind in self.fixed or kind == "supposed"]
         while True:
             kind = rng.choices(kinds, [shares[kind] for kind in kinds])[0]
-            yield self.supposed(rng) if kind == "supposed" else _own(rng.choice(self.fixed[kind]))
+            made = self.supposed(rng) if kind == "supposed" else _own(rng.choice(self.fixed[kind]))
+            yield self._behind(rng, made) if kind != "supposed" and rng.random() < before else made
+
+    def _behind(self, rng: random.Random, question: Question) -> Question:
+        some = [rng.choice(self.fixed[rng.choice(("fact", "reversal", "hop"))]) for _ in range(rng.choice((1, 1, 2)))]
+        return replace(question, prompt=" ".join([*(_own(one).text for one in some), question.prompt]))
 
     def supposed(self, rng: random.Random) -> Question:
         """A statement that is not so, then a question: in its light where it is touched, as ever where it is not."""

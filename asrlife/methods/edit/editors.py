@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -15,10 +15,10 @@ from asrlife.delta.delta import Change, LowRank
 from asrlife.delta.weights import overwritten
 from asrlife.methods.edit import algebra
 from asrlife.methods.edit.algebra import Covariance
-from asrlife.methods.edit.keys import heard
+from asrlife.methods.edit.keys import heard, told
 from asrlife.methods.edit.moments import Moments
 from asrlife.methods.edit.sites import Site
-from asrlife.methods.edit.values import Search, additions
+from asrlife.methods.edit.values import Search, Where, additions
 
 if TYPE_CHECKING:
     from asrlife.models.text import TextModel
@@ -36,9 +36,9 @@ class Bench:
     sites: tuple[Site, ...]
     contexts: tuple[str, ...] = ()
     covariances: Mapping[int, Covariance] = field(default_factory=dict)
+    seed: int = 0
     earlier: dict[int, Tensor] = field(default_factory=dict)
     moments: dict[int, Moments] = field(default_factory=dict)
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,26 @@ class Editor(ABC):
 
     @abstractmethod
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> Mapping[str, Change]:
-        """Changes by the name of the weight, in the shape in which it is stored; the model is left as it was."""
+        """Changes by the name of the weight that make all requests true together, in the shape in which it is stored; the model is left
+        as it was."""
+
+    def each(self, bench: Bench, requests: Sequence[EditRequest]) -> Sequence[Mapping[str, Change]]:
+        """The changes of each request alone: none knows of the others."""
+        return [self.changes(replace(bench, earlier={}, moments={}), [request]) for request in requests]
 
 
 @dataclass(frozen=True)
 class Valued(Editor):
-    """Editors that look for a value first, and then write it in closed form."""
+    """Editors that look for a value first, and then write it in closed form; `told` texts about each subject that the model itself writes
+    are held while the value is sought."""
 
     measured = True
+    told: int = 8
     search: Search = Search()
+
+    def _wanted(self, bench: Bench, requests: Sequence[EditRequest], where: Where) -> Tensor:
+        texts = told(bench.model, requests, self.told, seed=bench.seed)
+        return additions(bench.model, requests, bench.contexts, bench.sites[-1], self.search, where, texts).additions
 
 
 @dataclass(frozen=True)
@@ -74,14 +85,22 @@ class Rome(Valued):
 
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
         """One change for each request, added up: the requests do not know of each other."""
+        site, (up, down) = bench.sites[-1], self._factors(bench, requests)
+        return {site.name: site.stored(LowRank(up, down))}
+
+    def each(self, bench: Bench, requests: Sequence[EditRequest]) -> list[dict[str, LowRank]]:
+        """One rank each."""
+        site, (up, down) = bench.sites[-1], self._factors(bench, requests)
+        return [{site.name: site.stored(LowRank(up[:, [n]], down[[n]]))} for n in range(len(requests))]
+
+    def _factors(self, bench: Bench, requests: Sequence[EditRequest]) -> tuple[Tensor, Tensor]:
         site = bench.sites[-1]
-        found = additions(bench.model, requests, bench.contexts, site, self.search).additions.double().cpu()
+        found = self._wanted(bench, requests, "feed-forward").double().cpu()
         mean = heard(bench.model, requests, bench.contexts, [site])[0][0].double().cpu()
-        alone = mean if self.keys == "mean" else heard(bench.model, requests, ("",), [site])[0][0].double().cpu()
-        known = bench.covariances[site.layer]
-        directions = known.solved(mean.T).T
+        alone = mean if self.keys == "mean" else heard(bench.model, requests, (), [site])[0][0].double().cpu()
+        directions = bench.covariances[site.layer].solved(mean.T).T
         scale = (directions * alone).sum(-1, keepdim=True)
-        return {site.name: site.stored(LowRank((found / scale).T, directions))}
+        return (found / scale).T, directions
 
 
 @dataclass(frozen=True)
@@ -93,15 +112,22 @@ class _Spread(Valued):
 
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
         """From the lowest layer up, each change made on the model that has those below it."""
+        return self._spread(bench, requests, self._wanted(bench, requests, "block"))
+
+    def each(self, bench: Bench, requests: Sequence[EditRequest]) -> list[dict[str, LowRank]]:
+        """The values of all are sought together, and each is written alone."""
+        wanted = self._wanted(bench, requests, "block")
+        return [self._spread(replace(bench, earlier={}), [request], wanted[[n]]) for n, request in enumerate(requests)]
+
+    def _spread(self, bench: Bench, requests: Sequence[EditRequest], wanted: Tensor) -> dict[str, LowRank]:
         last, count = bench.sites[-1], len(bench.sites)
-        wanted = additions(bench.model, requests, bench.contexts, last, self.search, "block").additions
-        target = heard(bench.model, requests, ("",), [last])[0][1] + wanted
+        target = heard(bench.model, requests, bench.contexts, [last])[0][1] + wanted
         made: dict[str, LowRank] = {}
         with overwritten(bench.model.module, [site.name for site in bench.sites]) as weights:
             for number, site in enumerate(bench.sites):
-                gap = target - heard(bench.model, requests, ("",), [last])[0][1]
-                keys = heard(bench.model, requests, bench.contexts, [site])[0][0].double().cpu().T
-                change = self.solved(bench, site, gap.double().cpu().T / (count - number), keys)
+                (keys, _), (_, now) = heard(bench.model, requests, bench.contexts, [site, last])
+                gap = (target - now).double().cpu().T / (count - number)
+                change = self.solved(bench, site, gap, keys.double().cpu().T)
                 made[site.name] = site.stored(change)
                 step = (change.up @ change.down).to(weights[site.name].dtype)
                 with torch.no_grad():

@@ -15,6 +15,7 @@ from asrlife.methods.edit.algebra import Covariance
 from asrlife.methods.edit.partial import body, listening
 from asrlife.methods.edit.rows import Rows, rows
 from asrlife.methods.edit.sites import Site
+from asrlife.methods.edit.values import before
 
 if TYPE_CHECKING:
     from asrlife.models.text import TextModel
@@ -24,20 +25,23 @@ _ROWS = 64
 
 @torch.no_grad()
 def heard(model: TextModel, requests: Sequence[EditRequest], contexts: Sequence[str], at: Sequence[Site]) -> list[tuple[Tensor, Tensor]]:
-    """For each site the mean over contexts of its input and of its block's output at the subjects' last tokens, each (edits, width)."""
-    asked = rows(model, [(n, f"{c}{r.prompt}", r.subject, "") for n, r in enumerate(requests) for c in contexts])
+    """For each site the means over contexts and phrasings of its input and of its block's output at the subjects' last tokens, each
+    (edits, width). Without contexts only the prompts themselves are heard."""
+    asked = rows(model, [(n, p, r.subject, "") for n, r in enumerate(requests) for p in (before(r, contexts) if contexts else [r.prompt])])
     window = _Window(asked)
     taken = {site.layer: list[Tensor]() for site in at}
     blocks = {site.layer: list[Tensor]() for site in at}
     with ExitStack() as stack:
-        for site in at:
+        for site in dict.fromkeys(at):
             stack.enter_context(listening(site.module, window.inputs(taken[site.layer])))
             stack.enter_context(listening(site.block, window.outputs(blocks[site.layer])))
         _run(model.module, asked, window)
-    shape = (len(requests), len(contexts), -1)
+    counts = torch.bincount(asked.owner)[:, None]
 
     def mean(parts: list[Tensor]) -> Tensor:
-        return torch.cat(parts).reshape(shape).mean(1)
+        found = torch.cat(parts)
+        owner = asked.owner.to(found.device)
+        return found.new_zeros(len(requests), found.shape[1]).index_add_(0, owner, found) / counts.to(found.device)
 
     return [(mean(taken[site.layer]), mean(blocks[site.layer])) for site in at]
 
@@ -108,8 +112,11 @@ def _batches(model: TextModel, texts: Sequence[str], most: int) -> Iterator[tupl
 
 
 @torch.no_grad()
-def written(model: TextModel, count: int, tokens: int, seed: int = 0, begin: str = "") -> list[str]:
-    """Texts that the model writes by itself, drawn from its own probabilities: contexts, or text to measure keys on where there is none."""
+def written(model: TextModel, count: int, tokens: int, seed: int = 0, begin: str = "", ends: bool = False) -> list[str]:
+    """Texts that the model writes by itself, drawn from its own probabilities: contexts, or text to measure keys on where there is none.
+
+    A text is as long as asked for, or, with `ends`, as the model has it.
+    """
     first = model.ids(begin) or [model.end]
     generator = torch.Generator(model.device).manual_seed(seed)
     ids = given = torch.tensor([first] * count, device=model.device)
@@ -117,13 +124,28 @@ def written(model: TextModel, count: int, tokens: int, seed: int = 0, begin: str
     for _ in range(min(tokens, room - len(first))):
         made = model.module(given, past_key_values=past, use_cache=True)
         scores, past = made.logits[:, -1].float(), made.past_key_values
-        scores[:, model.end] = -torch.inf
+        scores[:, model.end] = scores[:, model.end] if ends else -torch.inf
         given = torch.multinomial(scores.softmax(-1), 1, generator=generator)
         ids = torch.cat([ids, given], 1)
-    return [str(model.speller.decode(row[len(first) :], skip_special_tokens=True)).strip() for row in ids.tolist()]
+    rows = [row[len(first) :] for row in ids.tolist()]
+    kept = [row[: row.index(model.end)] if model.end in row else row for row in rows]
+    return [str(model.speller.decode(row, skip_special_tokens=True)).strip() for row in kept]
 
 
 def contexts(model: TextModel, seed: int = 0, lengths: Sequence[int] = (5, 10), each: int = 5) -> tuple[str, ...]:
     """Beginnings to stand before a prompt: none, and `each` texts of each length that the model wrote (cf. arXiv 2202.05262, 3.1)."""
     texts = [text for length in lengths for text in written(model, each, length, seed + length)]
     return ("", *(f"{text}. " for text in texts if text))
+
+
+@torch.no_grad()
+def told(model: TextModel, requests: Sequence[EditRequest], count: int, tokens: int = 16, seed: int = 0) -> list[list[str]]:
+    """What the model itself writes behind each subject, `count` texts at most, without those that name what it would answer now: these
+    say what else it knows of the subject, which an edit should leave as it is."""
+    answers = [text.strip().rstrip(".") for text in model.complete([r.prompt for r in requests], tokens)]
+    found = []
+    for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+        texts = written(model, 2 * count, tokens, seed + number, request.subject, ends=True) if count else []
+        fitting = [text for text in dict.fromkeys(texts) if text[:1].isalpha() and answer not in text]
+        found.append(fitting[:count])
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
 ESSENCE = "{} is a"
+_ROWS = 768  # in one forward
 Where = Literal["feed-forward", "block"]
 
 
@@ -46,20 +47,52 @@ class Found:
 
 
 def additions(
-    model: TextModel, requests: Sequence[EditRequest], contexts: Sequence[str], site: Site, search: Search, where: Where = "feed-forward"
+    model: TextModel, requests: Sequence[EditRequest], contexts: Sequence[str], site: Site, search: Search, where: Where = "feed-forward",
+    told: Sequence[Sequence[str]] = (),
 ) -> Found:  # fmt: skip
     """What to add to the output of a site's module (or of its block) at each subject's last token, so that the target follows.
 
-    All edits share each forward; blocks below the site are run once. Each edit has `contexts` before its prompt, "" among them.
+    Edits share forwards; blocks below the site are run once. Each edit has `contexts` before its prompt, "" among them, and its further
+    phrasings without; `told` are texts about each subject behind which the model is to go on as before.
     """
-    asked = rows(model, [(n, f"{c}{r.prompt}", r.subject, r.target) for n, r in enumerate(requests) for c in contexts])
-    essence = rows(model, [(n, ESSENCE.format(r.subject), r.subject, "") for n, r in enumerate(requests)])
-    both = joined(model, asked, essence)
+    parts = []
+    for some in _groups(requests, contexts, told):
+        texts = [told[n] if told else () for n in some]
+        parts.append(_sought(model, [requests[n] for n in some], contexts, site, search, where, texts))
+    return Found(torch.cat([part.additions for part in parts]), torch.cat([part.losses for part in parts]))
+
+
+def _groups(requests: Sequence[EditRequest], contexts: Sequence[str], told: Sequence[Sequence[str]]) -> Iterator[list[int]]:
+    """Edits whose rows make one forward."""
+    group: list[int] = []
+    count = 0
+    for number, request in enumerate(requests):
+        rows_of_it = len(contexts) + len(request.phrasings) + 1 + (len(told[number]) if told else 0)
+        if group and count + rows_of_it > _ROWS:
+            yield group
+            group, count = [], 0
+        group.append(number)
+        count += rows_of_it
+    yield group
+
+
+def _sought(
+    model: TextModel, requests: Sequence[EditRequest], contexts: Sequence[str], site: Site, search: Search, where: Where,
+    told: Sequence[Sequence[str]],
+) -> Found:  # fmt: skip
+    asked = rows(model, [(n, p, r.subject, r.target) for n, r in enumerate(requests) for p in before(r, contexts)])
+    essence = [(n, ESSENCE.format(r.subject), r.subject, "") for n, r in enumerate(requests)]
+    both = joined(model, asked, rows(model, [*essence, *((n, r.subject, r.subject, t) for n, r in enumerate(requests) for t in told[n])]))
     module = site.block if where == "block" else site.module
     states = states_into(model.module, site.layer, both.ids, both.mask)
     sizes = _sizes(model.module, site, module, both, states)
     moving = torch.zeros(len(requests), len(sizes[0]), device=model.device, requires_grad=True)
     return _descended(model.module, site, module, both, states, moving, sizes.norm(dim=-1), len(asked), search)
+
+
+def before(request: EditRequest, contexts: Sequence[str]) -> list[str]:
+    """The prompts that an edit is made from: its own behind each context, and its further phrasings."""
+    return [*(f"{context}{request.prompt}" for context in contexts), *request.phrasings]
 
 
 def joined(model: TextModel, one: Rows, other: Rows) -> Rows:
@@ -89,7 +122,7 @@ def _descended(
     network: Any, site: Site, module: nn.Module, both: Rows, states: Tensor, moving: Tensor, sizes: Tensor, asked: int, search: Search
 ) -> Found:  # fmt: skip
     optimiser, every = torch.optim.Adam([moving], search.rate), torch.arange(len(both))
-    wanted, targets, weight = _wanted(both, asked)
+    wanted, targets, weight, apart = _wanted(both, asked)
     known: Tensor | None = None
     losses = torch.full((len(moving),), float("inf"))
 
@@ -104,7 +137,7 @@ def _descended(
             scores = logits_at(network, both.ids, both.mask, wanted).log_softmax(-1)
             of_target, of_essence = scores[: len(targets)], scores[len(targets) :]
             known = of_essence.detach() if known is None else known
-            loss = _loss(moving, sizes, of_target, targets, weight, of_essence, known, search)
+            loss = _loss(moving, sizes, of_target, targets, weight, of_essence, known, apart, search)
             losses = loss.detach()
             active = losses >= search.enough
             if step + 1 == search.steps or not bool(active.any()):
@@ -116,34 +149,42 @@ def _descended(
     return Found(moving.detach(), losses)
 
 
-def _wanted(both: Rows, asked: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Places whose scores count (rows, tokens), the tokens that those of asked rows should say, and the weight and owner of each of those.
+def _wanted(both: Rows, asked: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Places whose scores count (rows, tokens); the tokens that those of asked rows should say; weight and owner of each of these, and of
+    each place of the rows behind `asked`, which are of essence.
 
-    Weights average over the tokens of a target and over the rows of an edit; rows behind `asked` are of essence, at their last token.
+    Weights average over the tokens of a row and over the rows of an edit.
     """
     wanted = torch.zeros_like(both.mask, dtype=torch.bool)
-    targets, weights, owners = [], [], []
-    for row in range(asked):
-        first, last = int(both.starts[row]), int(both.lengths[row])
-        wanted[row, first - 1 : last - 1] = True
-        targets.append(both.ids[row, first:last])
-        count = int((both.owner[:asked] == both.owner[row]).sum())
-        weights.append(torch.full((last - first,), 1 / (count * (last - first))))
-        owners.append(torch.full((last - first,), int(both.owner[row])))
-    for row in range(asked, len(both)):
-        wanted[row, int(both.lengths[row]) - 1] = True
-    return wanted, torch.cat(targets), torch.stack([torch.cat(weights), torch.cat(owners).float()])
+    targets, weights = [], []
+    many = [torch.bincount(both.owner[:asked]), torch.bincount(both.owner[asked:])]
+    for row in range(len(both)):
+        essence = row >= asked
+        first, last = int(both.starts[row]) - 1, int(both.lengths[row]) - (not essence)
+        wanted[row, first:last] = True
+        if not essence:
+            targets.append(both.ids[row, first + 1 : last + 1])
+        owner = both.owner[row]
+        share = 1.0 / (float(many[essence][owner]) * (last - first))
+        weights.append(torch.tensor([[share], [float(owner)]]).expand(2, last - first))
+    return wanted, torch.cat(targets), torch.cat(weights[:asked], 1), torch.cat(weights[asked:], 1)
 
 
 def _loss(
-    moving: Tensor, sizes: Tensor, of_target: Tensor, targets: Tensor, weight: Tensor, of_essence: Tensor, known: Tensor, search: Search
+    moving: Tensor, sizes: Tensor, of_target: Tensor, targets: Tensor, weight: Tensor, of_essence: Tensor, known: Tensor, apart: Tensor,
+    search: Search,
 ) -> Tensor:  # fmt: skip
     """The loss of each edit, (edits,)."""
-    said = -of_target.gather(1, targets[:, None])[:, 0] * weight[0].to(of_target.device)
-    loss = torch.zeros(len(moving), device=moving.device).index_add(0, weight[1].long().to(moving.device), said)
+    said = -of_target.gather(1, targets[:, None])[:, 0]
     drift = (known.exp() * (known - of_essence)).sum(-1)
     # not the square, and of this a norm without a gradient at zero: as in the authors' code
-    return loss + search.divergence * drift + search.decay * _length(moving) / sizes**2
+    return _mean(said, weight, moving) + search.divergence * _mean(drift, apart, moving) + search.decay * _length(moving) / sizes**2
+
+
+def _mean(values: Tensor, weight: Tensor, moving: Tensor) -> Tensor:
+    """Values (places,) averaged for each edit, (edits,)."""
+    weight = weight.to(values.device)
+    return torch.zeros(len(moving), device=values.device).index_add(0, weight[1].long(), values * weight[0])
 
 
 def _length(moving: Tensor) -> Tensor:

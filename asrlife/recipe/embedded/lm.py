@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from asrlife.data.world.facts import World, make
 from asrlife.data.world.forms import Question, everything
@@ -33,6 +33,9 @@ class EmbeddedLm(Step):
     peak: PositiveFloat = 2e-3
     matrices: PositiveFloat | None = None  # peak of Muon, for the matrices inside the network; AdamW has all without it
     shares: Mapping[str, float] = SHARES
+    before: float = Field(default=0.0, ge=0, le=1, description="share of documents that stand behind another one")
+    late: NonNegativeInt = 0  # names are read from this layer on, and by their last token alone, in `late_share` of the documents
+    late_share: float = Field(default=0.75, ge=0, le=1)
     every: PositiveInt = 300
     most: PositiveInt = 10_000  # questions of a set that are scored
     threads: PositiveInt = 1
@@ -55,13 +58,14 @@ class EmbeddedLm(Step):
 
         def stream(first: int) -> Any:
             seed = self.seed * 1_000_003 + first
-            return text.batches(lessons.draw(random.Random(seed), self.shares), self.batch, seed)
+            return text.batches(lessons.draw(random.Random(seed), self.shares, self.before), self.batch, seed)
 
         def look() -> dict[str, float]:
             return {name: round(text.forced(model, questions), 3) for name, questions in watch.items()}
 
         schedule = Schedule(self.steps, self.peak, self.matrices, warmup=100, floor=0.02, seed=self.seed)
-        drill(model.module, text.loss_of(model), look, stream, schedule, place.out / "lm.pt", self.every)
+        late = text.Late(world, self.late, self.late_share, self.seed) if self.late else None
+        drill(model.module, text.loss_of(model, late), look, stream, schedule, place.out / "lm.pt", self.every)
         return self.finish(model, world, place.out / "models" / "lm")
 
     def finish(self, model: TextModel, world: World, folder: Path) -> Mapping[str, Any]:
@@ -75,6 +79,7 @@ class EmbeddedLm(Step):
         card["world"] = {"seed": self.seed, "people": self.people, "landmarks": self.landmarks, "facts": len(world.facts)}
         rates = {"peak": self.peak, "muon": self.matrices}
         card["training"] = {"documents": self.steps * self.batch, "steps": self.steps, **rates, "shares": dict(self.shares)}
+        card["training"] |= {"before": self.before, "late": self.late, "late_share": self.late_share}
         card["warning"] = "A small model for learning and testing, taught a made-up world from scratch; real work names a real checkpoint."
         write_json(folder / "card.json", card | {"scores": scores(load_text(folder), world, self.most)})
         return card | {"folder": str(folder)}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from asrlife.data.world.facts import World
 from asrlife.data.world.forms import Question
 from asrlife.data.world.teaching import Lessons
 from asrlife.models.text import TextModel
+from asrlife.recipe.embedded.reading import Names, masks, places, reading
 
 END = "<|end|>"
 PROMPT = 0.2  # what a token of a prompt weighs in the loss; one of an answer weighs 1
@@ -52,16 +55,39 @@ def build(vocabulary: int, width: int = 128, layers: int = 5, inner: int = 384, 
     return model
 
 
-def loss_of(model: TextModel) -> Callable[[Documents], torch.Tensor]:
-    """Cross-entropy per token of a batch of documents, those of prompts weighing less."""
+def loss_of(model: TextModel, late: Late | None = None) -> Callable[[Documents], torch.Tensor]:
+    """Cross-entropy per token of a batch of documents, those of prompts weighing less; `late` says how names are read."""
 
     def loss(documents: Documents) -> torch.Tensor:
         ids, weights = packed([model.spelt(document.prompt, document.text) for document in documents])
-        scores = model.module(ids[:, :-1], attention_mask=(weights[:, :-1] > 0).long()).logits
+        with nullcontext() if late is None else late.reading(model, documents, weights[:, :-1] > 0):
+            scores = model.module(ids[:, :-1], attention_mask=(weights[:, :-1] > 0).long()).logits
         each = torch.nn.functional.cross_entropy(scores.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         return (each * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
 
     return loss
+
+
+class Late:
+    """In `share` of the documents names are read late (see `asrlife.recipe.embedded.reading`): from layer `below` on.
+
+    A premise is read freely: what follows from it is nowhere but in the text.
+    """
+
+    def __init__(self, world: World, below: int, share: float, seed: int) -> None:
+        self.names, self.below, self.share = Names(name for fact in world.facts for name in (fact.subject, fact.object)), below, share
+        self.rng = random.Random(seed)
+
+    def reading(self, model: TextModel, documents: Documents, known: torch.Tensor) -> AbstractContextManager[None]:
+        """A context in which the network reads these documents so."""
+        found = [list(self._places(model, document)) for document in documents]
+        return reading(model.module.model.layers, self.below, *masks(known, found))
+
+    def _places(self, model: TextModel, document: Question) -> Iterator[tuple[int, int]]:
+        if self.rng.random() >= self.share or document.prompt.startswith("Suppose:"):
+            return iter(())
+        offsets = model.speller(document.text, return_offsets_mapping=True)["offset_mapping"]
+        return places(self.names.spans(document.text), offsets)
 
 
 def packed(rows: Sequence[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:

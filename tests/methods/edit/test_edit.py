@@ -125,7 +125,7 @@ def test_rome_gives_its_key_the_wanted_value(model: TextModel, at: Bench) -> Non
     site, one = at.sites[0], REQUESTS[0]
     wanted = additions(model, [one], at.contexts, site, Search()).additions[0]
     key = heard(model, [one], at.contexts, [site])[0][0][0]
-    change = edit(model, [one], Rome(layers=(0,)), at=at).tensors[site.name].dense()
+    change = edit(model, [one], Rome(layers=(0,), told=0), at=at).tensors[site.name].dense()
     torch.testing.assert_close(change @ key, wanted, atol=1e-4 * float(wanted.norm()), rtol=0)
 
 
