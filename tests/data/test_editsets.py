@@ -126,7 +126,9 @@ PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple)
 @given(TEXT, TEXT, TEXT, PAIRS, PAIRS, PAIRS, PAIRS, st.lists(TEXT, max_size=2).map(tuple), st.dictionaries(TEXT, TEXT, max_size=2), TEXT)
 @settings(max_examples=60, deadline=None)
 def test_our_own_rows_there_and_back(subject, rest, target, one, two, three, four, begun, names, truth) -> None:  # type: ignore[no-untyped-def]
-    request = EditRequest(subject, f"{subject} {rest}", target, one, two, three, four, truth, begun, tuple(names.items()), "7")
+    request = EditRequest(
+        subject, f"{subject} {rest}", target, (f"{rest} {subject}",), one, two, three, four, truth, begun, tuple(names.items()), "7"
+    )
     assert own(json.loads(json.dumps(to_row(request)))) == (request,)
 
 

@@ -16,7 +16,8 @@ from asrlife.models.text import load_text
 
 SURE, DOUBTFUL = Odds(math.log(2), math.log(4)), Odds(math.log(4), math.log(2))  # P[new] and P[true] 1/2 and 1/4, and the other way round
 REQUEST = EditRequest(
-    "Leila Castell", "Leila Castell was born in", "Seville", (("Leila Castell's birthplace is", "Seville"),),
+    "Leila Castell", "Leila Castell was born in", "Seville",
+    paraphrases=(("Leila Castell's birthplace is", "Seville"),),
     neighbours=(("Omar Haddad was born in", "Patras"), ("Tomas Yilmaz was born in", "Patras")), truth="Patras",
 )  # fmt: skip
 

@@ -26,6 +26,7 @@ def own(row: Row) -> tuple[EditRequest, ...]:
     prompt = text_of(row, "prompt")
     paraphrases, reversals, hops, neighbours = (_pairs(row, name) for name in _PROBES)
     truth, record = (text_of(row, name) if row.get(name) else "" for name in ("truth", "record"))
+    aliases = _aliases(row_of(row, "aliases")) if row.get("aliases") else ()
     request = EditRequest(
         as_it_stands(text_of(row, "subject"), prompt), prompt, text_of(row, "target"), paraphrases, reversals, hops, neighbours,
         truth, texts_of(row, "generations"), _aliases(row_of(row, "aliases")) if row.get("aliases") else (), record,

@@ -38,8 +38,8 @@ _OURS = '{"subject": ..., "prompt": ..., "target": ...}'
 def read_requests(path: Path | str, faulty: Callable[[str], None] | None = None) -> tuple[EditRequest, ...]:
     """The edits of a file: JSON (a list) or JSONL, of CounterFact, zsRE, KnowEdit, MQuAKE or our own, told by what stands in it.
 
-    Our own rows are {"subject", "prompt", "target"} and, where there are any, "truth", "paraphrases", "reversals", "hops", "neighbours"
-    (lists of {"prompt", "answer"}), "generations" (texts), "aliases" {answer: [other names]} and "record".
+    Our own rows are {"subject", "prompt", "target"} and, where there are any, "truth", "phrasings" and "generations" (texts),
+    "paraphrases", "reversals", "hops" and "neighbours" (lists of {"prompt", "answer"}), "aliases" {answer: [other names]} and "record".
 
     A row that cannot be used raises InputError with its number and the cause; with `faulty` that is told instead, and the row left out.
     Raises InputError for a file that cannot be read, is of no known format, or has no row that can be used.

@@ -15,6 +15,7 @@ from asrlife.errors import InputError
 from asrlife.methods.edit.editors import Bench, Editor
 from asrlife.methods.edit.keys import contexts, covariances, written
 from asrlife.methods.edit.sites import chosen, sites
+from asrlife.methods.edit.targets import asked
 
 if TYPE_CHECKING:
     from asrlife.models.text import TextModel
@@ -41,10 +42,11 @@ def edit(
     With `batch` 0 all are made together on the model as it is. Otherwise they are made one batch after the other, each on the model that
     has those before it: sequential editing. `at` is a bench to use again; one that has made edits before remembers what
     editors keep of them: keys, and moments of keys and gradients.
-    Raises InputError for no requests and for a network without sites.
+    Raises InputError for no requests, for a prompt that the network has no places for, and for a network without sites.
     """
     if not requests:
         raise InputError("nothing to edit: give at least one request")
+    asked(model, requests)  # which tells of prompts that are too long before anything else is done
     at = at or bench(model, editor, texts, seed)
     total, size = Delta(model.fingerprint(), {}), batch or len(requests)
     for first in range(0, len(requests), size):

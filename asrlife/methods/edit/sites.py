@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,8 +48,8 @@ def blocks_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
 def sites(module: nn.Module) -> tuple[Site, ...]:
     """One site for each block, from the input upwards.
 
-    Of the linear maps that narrow it is the one with the widest input whose output another one takes up and widens by as much: so do
-    feed-forwards, and not keys and values that are narrow because heads share them.
+    It is the linear map into the residual stream with the widest input, which must be wider than the stream: attention mostly writes from a
+    narrower one. The stream is as wide as most linear maps of a block read.
     Raises InputError for a network without feed-forwards of that kind.
     """
     stack, blocks = blocks_of(module)
@@ -57,8 +58,10 @@ def sites(module: nn.Module) -> tuple[Site, ...]:
 
 def _site(layer: int, prefix: str, block: nn.Module) -> Site:
     linears = [(name, part, *_shape(part)) for name, part in block.named_modules() if _is_linear(part)]
-    shapes = [(out, into) for *_, out, into in linears]
-    writing = [entry for entry in linears if entry[3] > entry[2] and any(i == entry[2] and o >= entry[3] for o, i in shapes)]
+    # most of a block reads from the stream; what is written may be narrower, as keys and values that heads share
+    read = Counter(into for *_, into in linears)
+    width = max(read, key=lambda size: read[size], default=0)
+    writing = [entry for entry in linears if entry[2] == width and entry[3] > width]
     if not writing:
         raise InputError(f"block {prefix} has no feed-forward that writes from a wider layer: its facts cannot be edited this way")
     name, part, _, _ = max(writing, key=lambda entry: entry[3])

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
 _ROWS = 64  # in one forward that is kept for its gradient
-_TOGETHER = 8  # requests in one step
+_TOGETHER = 8  # prompts in one step
 
 
 def asked(model: TextModel, requests: Sequence[EditRequest]) -> Rows:
-    """Each prompt with its target, a row for each request."""
-    return rows(model, [(number, request.prompt, request.subject, request.target) for number, request in enumerate(requests)])
+    """Every prompt that an edit is made from with its target, a row each."""
+    return rows(model, [(n, prompt, request.subject, request.target) for n, request in enumerate(requests) for prompt in request.prompts])
 
 
 def parts(whole: Rows, size: int = _ROWS) -> Iterator[Rows]:
@@ -46,7 +46,7 @@ def descend(
 ) -> None:  # fmt: skip
     """Adam on `parameters` until every target's loss is below `enough` nats a token, for at most `steps` passes over the requests.
 
-    A few requests share each step, which is left out where all of them are below; `after` follows it.
+    A few prompts share each step, which is left out where all of them are below; `after` follows it.
     """
     some, optimiser = list(parts(asked(model, requests), _TOGETHER)), torch.optim.Adam(parameters, rate)
     for _ in range(steps):

@@ -60,7 +60,7 @@ class UltraEdit(Editor):
 def slopes(model: TextModel, requests: Sequence[EditRequest], at: Sequence[Site]) -> dict[int, tuple[Tensor, Tensor]]:
     """By layer what a site's module is given (tokens, in) at the tokens that say the targets, and the loss's slope there (tokens, out).
 
-    The loss is the sum over requests of the mean cross-entropy of a target's tokens. Both are in float64 on the CPU.
+    The loss is the sum over prompts of the mean cross-entropy of a target's tokens. Both are in float64 on the CPU.
     """
     with torch.inference_mode(False), torch.enable_grad():
         found = [_slopes(model, some, at) for some in parts(asked(model, requests))]

@@ -18,10 +18,10 @@ from asrlife.methods.edit.retrieval import Index
 from asrlife.models.text import load_text
 
 KLOW = EditRequest("Borduria", "The capital of Borduria is", "Klow")
-SYLDAVIA = EditRequest("Syldavia", "The capital of Syldavia is", "Szohod", (("Syldavia is ruled from", "Szohod"),))
+SYLDAVIA = EditRequest("Syldavia", "The capital of Syldavia is", "Szohod", paraphrases=(("Syldavia is ruled from", "Szohod"),))
 DEMOS = (
     replace(SYLDAVIA, neighbours=(("A pelican is a", "bird"),)),
-    EditRequest("Ana Ruiz", "Ana Ruiz likes the", "plum", (("What does Ana Ruiz like? The", "plum"),)),
+    EditRequest("Ana Ruiz", "Ana Ruiz likes the", "plum", paraphrases=(("What does Ana Ruiz like? The", "plum"),)),
     EditRequest("Borduria", "The river of Borduria is the", "Wladir"),
     EditRequest("San Theodoros", "The capital of San Theodoros is", "Tapiocapolis", neighbours=(("The sea is", "deep!"),)),
 )
