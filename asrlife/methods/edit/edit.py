@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrlife.data.edit import EditRequest
 from asrlife.delta.delta import Delta, LowRank
 from asrlife.delta.weights import applied
 from asrlife.errors import InputError
+from asrlife.methods.edit.cache import digest, kept_covariances
 from asrlife.methods.edit.editors import Bench, Editor
-from asrlife.methods.edit.keys import contexts, covariances, written
+from asrlife.methods.edit.keys import contexts, written
 from asrlife.methods.edit.sites import Site, chosen, sites
 
 if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
-_OWN_TEXTS, _OWN_TOKENS = 160, 48
+_TIMES, _OWN_TOKENS = 20, 48  # as many tokens as dimensions of a key, in texts of so many
 
 
-def bench(model: TextModel, editor: Editor, texts: Sequence[str] = (), seed: int = 0) -> Bench:
-    """What `editor` needs of a model, once for all edits: sites, contexts, and covariances over `texts`, or over what the model writes."""
+def bench(model: TextModel, editor: Editor, texts: Sequence[str] = (), seed: int = 0, cache: Path | bool = True) -> Bench:
+    """What `editor` needs of a model, once for all edits: sites, contexts, and covariances over `texts`, or over what the model writes.
+
+    Covariances are kept on disk, see `kept_covariances`; `cache` is the folder, True for the user's own, False for none.
+    """
     at = chosen(sites(model.module), editor.layers, editor.depth, editor.count)
-    some = texts or written(model, _OWN_TEXTS, _OWN_TOKENS, seed)
-    known = dict(zip((site.layer for site in at), covariances(model, some, at), strict=True))
-    return Bench(model, at, contexts(model, seed), known)
+    count = math.ceil(_TIMES * max(site.weight.shape[1] for site in at) / _OWN_TOKENS)
+    source = digest(texts) if texts else f"{count} of {_OWN_TOKENS} tokens written with seed {seed}"
+    found = kept_covariances(model, at, source, lambda: texts or written(model, count, _OWN_TOKENS, seed), cache)
+    return Bench(model, at, contexts(model, seed), dict(zip((site.layer for site in at), found, strict=True)))
 
 
 def edit(

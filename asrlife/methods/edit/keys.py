@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
 _ROWS = 64
+_WRITTEN = 256  # texts at once
 
 
 @torch.no_grad()
@@ -112,15 +113,24 @@ def written(model: TextModel, count: int, tokens: int, seed: int = 0, begin: str
     """Texts that the model writes by itself, drawn from its own probabilities: contexts, or text to measure keys on where there is none."""
     first = model.ids(begin) or [model.end]
     generator = torch.Generator(model.device).manual_seed(seed)
-    ids = given = torch.tensor([first] * count, device=model.device)
-    room, past = int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9), None
-    for _ in range(min(tokens, room - len(first))):
+    room = int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9)
+    texts = []
+    for done in range(0, count, _WRITTEN):
+        ids = torch.tensor([first] * min(_WRITTEN, count - done), device=model.device)
+        ids = _drawn(model, ids, min(tokens, room - len(first)), generator)
+        texts += [str(model.speller.decode(row[len(first) :], skip_special_tokens=True)).strip() for row in ids.tolist()]
+    return texts
+
+
+def _drawn(model: TextModel, ids: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
+    given, past = ids, None
+    for _ in range(tokens):
         made = model.module(given, past_key_values=past, use_cache=True)
         scores, past = made.logits[:, -1].float(), made.past_key_values
         scores[:, model.end] = -torch.inf
         given = torch.multinomial(scores.softmax(-1), 1, generator=generator)
         ids = torch.cat([ids, given], 1)
-    return [str(model.speller.decode(row[len(first) :], skip_special_tokens=True)).strip() for row in ids.tolist()]
+    return ids
 
 
 def contexts(model: TextModel, seed: int = 0, lengths: Sequence[int] = (5, 10), each: int = 5) -> tuple[str, ...]:
