@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,8 @@ def blocks_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
 def sites(module: nn.Module) -> tuple[Site, ...]:
     """One site for each block, from the input upwards.
 
-    It is the linear map into the residual stream (width d) with the widest input, which must be wider than d: attention writes from d.
+    It is the linear map into the residual stream with the widest input, which must be wider than the stream: attention mostly writes from a
+    narrower one. The stream is as wide as most linear maps of a block read.
     Raises InputError for a network without feed-forwards of that kind.
     """
     stack, blocks = blocks_of(module)
@@ -51,7 +53,9 @@ def sites(module: nn.Module) -> tuple[Site, ...]:
 
 def _site(layer: int, prefix: str, block: nn.Module) -> Site:
     linears = [(name, part, *_shape(part)) for name, part in block.named_modules() if _is_linear(part)]
-    width = min((out for *_, out, _ in linears), default=0)
+    # most of a block reads from the stream; what is written may be narrower, as keys and values that heads share
+    read = Counter(into for *_, into in linears)
+    width = max(read, key=lambda size: read[size], default=0)
     writing = [entry for entry in linears if entry[2] == width and entry[3] > width]
     if not writing:
         raise InputError(f"block {prefix} has no feed-forward that writes from a wider layer: its facts cannot be edited this way")
