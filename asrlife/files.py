@@ -34,3 +34,10 @@ def sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def cache_folder(name: str) -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/asrlife/NAME, by default in ~/.cache."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    # the standard says that a relative path is to be ignored
+    return (Path(named) if Path(named).is_absolute() else Path.home() / ".cache") / "asrlife" / name

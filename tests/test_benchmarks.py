@@ -41,6 +41,17 @@ def test_make_bench_can_run_it_without_arguments(script):
 
 
 @pytest.mark.slow
+def test_edit_measures_itself_against_what_is_published_and_both_find_the_same():
+    small = ("--width", "64", "--keys", "6", "--earlier", "9", "--edits", "3", "--loop", "2", "--threads", "1", "--repeats", "1")
+    told = json.loads(ran("edit.py", *small, "--model", "embedded:lm", "--json"))
+    assert [row["solve"] for row in told["solves"]] == ["memit", "alphaedit"]
+    for row in told["solves"]:
+        assert row["apart"] < 1e-10 and row["times"] == pytest.approx(row["dense_cpu_s"] / row["cpu_s"])
+    (row,) = told["values"]
+    assert row["edits"] == 3 and row["apart"] < 1e-2 and min(row[key] for key in row if key.endswith("_s")) > 0
+
+
+@pytest.mark.slow
 def test_serve_measures_itself_and_a_peer_on_the_same_streams():
     pytest.importorskip("pocketsphinx", reason="the peer is not installed")
     printed = ran("serve.py", "--adapt", "none", "--peer", "pocketsphinx-first-pass", "--streams", "2", "--seconds", "1", "--json")

@@ -243,12 +243,16 @@ def _part(delta: Delta, names: list[str]) -> Delta:
 
 
 def _check_base(model: Any, deltas: Mapping[str, Delta]) -> None:
+    import torch
+
     from asrlife.delta.fingerprint import fingerprint
     from asrlife.errors import InputError
 
     own = fingerprint(model)
+    # what is made of a file in half precision is made of the float32 model that it loads as
+    known = {own} if all(delta.base == own for delta in deltas.values()) else {own, fingerprint(model, torch.float32)}
     for delta in deltas.values():
-        if delta.base != own:
+        if delta.base not in known:
             raise InputError(
                 f"a delta was made for base {delta.base[:12]}, and {model.path} is {own[:12]}: give its base, or --any-base to carry the "
                 "skill over to this one"

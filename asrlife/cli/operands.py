@@ -27,9 +27,10 @@ def checkpoint(text: str) -> Checkpoint:
     from asrlife.delta.checkpoint import Checkpoint
     from asrlife.errors import InputError
     from asrlife.models.load import known_names
+    from asrlife.models.text import known_texts
 
     if text.startswith("embedded:"):
-        known = known_names()
+        known = {**known_names(), **known_texts()}
         if text not in known:
             raise InputError(f"there is no {text}: use {', '.join(known)}")
         return Checkpoint.open(known[text])

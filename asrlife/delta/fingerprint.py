@@ -15,13 +15,15 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "shared.weight", "word_embedd
 State = nn.Module | Mapping[str, Tensor]
 
 
-def fingerprint(state: State) -> str:
+def fingerprint(state: State, dtype: torch.dtype | None = None) -> str:
     """Hex SHA-256 over the sorted (name, dtype, shape, bytes) of a module or of its `state_dict()`, a tied tensor once.
 
-    Buffers that no checkpoint keeps are left out: libraries rebuild them, and not always alike.
+    Buffers that no checkpoint keeps are left out: libraries rebuild them, and not always alike. With `dtype` it is that of the same weights
+    with every floating tensor in it: a model in float32 that was loaded from a file in half precision has its file's in float32.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(unique(state)):
+    for name, found in sorted(unique(state)):
+        tensor = found.to(dtype) if dtype and found.is_floating_point() else found
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrlife.data.edit import EditRequest
@@ -12,6 +13,7 @@ from asrlife.delta.delta import Change, Delta, Dense, LowRank, together
 from asrlife.delta.factors import compressed
 from asrlife.delta.weights import applied
 from asrlife.errors import InputError
+from asrlife.methods.edit.cache import digest, kept_covariances
 from asrlife.methods.edit.editors import Bench, Editor
 from asrlife.methods.edit.keys import contexts, covariances, written
 from asrlife.methods.edit.sites import chosen, sites
@@ -20,11 +22,14 @@ from asrlife.methods.edit.targets import asked
 if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
-_OWN_TEXTS, _OWN_TOKENS = 160, 48
+_TIMES, _OWN_TOKENS = 20, 48  # as many tokens as dimensions of a key, in texts of so many
 
 
-def bench(model: TextModel, editor: Editor, texts: Sequence[str] = (), seed: int = 0) -> Bench:
-    """What `editor` needs of a model, once for all edits: sites, contexts, and covariances over `texts`, or over what the model writes."""
+def bench(model: TextModel, editor: Editor, texts: Sequence[str] = (), seed: int = 0, cache: Path | bool = True) -> Bench:
+    """What `editor` needs of a model, once for all edits: sites, contexts, and covariances over `texts`, or over what the model writes.
+
+    Covariances are kept on disk, see `kept_covariances`; `cache` is the folder, True for the user's own, False for none.
+    """
     at = chosen(sites(model.module), editor.layers, editor.depth, editor.count)
     if not editor.measured:
         return Bench(model, at, seed=seed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from asrlife.audio.waveform import Waveform
 from asrlife.data.corpus import Corpus
 from asrlife.data.utterance import Utterance
 from asrlife.errors import InputError
-from asrlife.files import atomic
+from asrlife.files import atomic, cache_folder
 from asrlife.methods.online.method import RATE, held
 from asrlife.models.handle import Recogniser
 
@@ -88,9 +87,7 @@ def read(model: Recogniser, base: str, manifest: Path, split: str, cache: bool) 
 
 def folder() -> Path:
     """Where indices are kept: $XDG_CACHE_HOME/asrlife/retrieval, by default in ~/.cache."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    # the standard says that a relative path is to be ignored
-    return (Path(named) if Path(named).is_absolute() else Path.home() / ".cache") / "asrlife" / "retrieval"
+    return cache_folder("retrieval")
 
 
 def _key(base: str, manifest: Path, split: str, utterances: Sequence[Utterance]) -> str:

@@ -109,6 +109,17 @@ def test_values_of_many_edits_at_once_are_those_of_one_by_one(model: TextModel, 
     assert float(alone.norm(dim=-1).min()) > 0.1
 
 
+def test_edits_that_are_done_leave_the_others_as_they_would_be_alone(model: TextModel, at: Bench) -> None:
+    early, late = (additions(model, REQUESTS, at.contexts[:3], at.sites[0], Search(steps=steps, enough=0.0)) for steps in (6, 12))
+    search = replace(QUICK, enough=float(early.losses.sort().values[1:3].mean()))
+    together = additions(model, REQUESTS, at.contexts[:3], at.sites[0], search)
+    done = early.losses < search.enough
+    assert int(done.sum()) == 2 and bool((together.losses < search.enough)[done].all())
+    alone = [additions(model, [one], at.contexts[:3], at.sites[0], search) for one in REQUESTS]
+    torch.testing.assert_close(together.losses, torch.cat([one.losses for one in alone]), atol=1e-2, rtol=1e-2)
+    assert bool(((late.additions - together.additions).norm(dim=-1) > 0.1)[done].all())
+
+
 def test_an_edit_says_the_target_and_nothing_is_left_when_it_is_taken_back(model: TextModel, at: Bench) -> None:
     before, said = model.fingerprint(), 0
     for one in REQUESTS:
