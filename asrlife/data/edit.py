@@ -10,8 +10,8 @@ from asrlife.errors import InputError
 
 @dataclass(frozen=True)
 class EditRequest:
-    """After `prompt`, in which `subject` stands, a model is to say `target`, which takes the place of `truth`; `phrasings` are further
-    prompts that say the same.
+    """After `prompt`, in which `subject` stands, a model is to say `target` in place of `truth`; `phrasings` are further prompts that say
+    the same.
 
     An edit is made from the prompt and the phrasings, and from nothing else. What is asked about it afterwards are prompts with the right
     answers: `paraphrases` of the fact, its `reversals` and `hops`, which should follow, and `neighbours`, which should not; `generations`
@@ -22,6 +22,7 @@ class EditRequest:
     subject: str
     prompt: str
     target: str
+    phrasings: tuple[str, ...] = ()
     paraphrases: tuple[tuple[str, str], ...] = ()
     reversals: tuple[tuple[str, str], ...] = ()
     hops: tuple[tuple[str, str], ...] = ()
@@ -30,7 +31,6 @@ class EditRequest:
     generations: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     record: str = ""
-    phrasings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.subject.strip() or not self.target.strip():

@@ -28,9 +28,8 @@ def own(row: Row) -> tuple[EditRequest, ...]:
     truth, record = (text_of(row, name) if row.get(name) else "" for name in ("truth", "record"))
     aliases = _aliases(row_of(row, "aliases")) if row.get("aliases") else ()
     request = EditRequest(
-        as_it_stands(text_of(row, "subject"), prompt), prompt, text_of(row, "target"), paraphrases, reversals, hops, neighbours,
-        truth, texts_of(row, "generations"), _aliases(row_of(row, "aliases")) if row.get("aliases") else (), record,
-        tuple(texts_of(row, "phrasings")),
+        as_it_stands(text_of(row, "subject"), prompt), prompt, text_of(row, "target"), texts_of(row, "phrasings"),
+        paraphrases, reversals, hops, neighbours, truth, texts_of(row, "generations"), aliases, record,
     )  # fmt: skip
     return (request,)
 
@@ -42,8 +41,7 @@ def to_row(request: EditRequest) -> dict[str, Any]:
     aliases: dict[str, list[str]] = {}
     for answer, other in request.aliases:
         aliases.setdefault(answer, []).append(other)
-    row |= {"generations": list(request.generations), "aliases": aliases, "record": request.record}
-    row["phrasings"] = list(request.phrasings)
+    row |= {"phrasings": list(request.phrasings), "generations": list(request.generations), "aliases": aliases, "record": request.record}
     return {key: value for key, value in row.items() if value}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from asrlife.delta.weights import applied
 from asrlife.errors import InputError
 from asrlife.methods.edit.cache import digest, kept_covariances
 from asrlife.methods.edit.editors import Bench, Editor
-from asrlife.methods.edit.keys import contexts, covariances, written
+from asrlife.methods.edit.keys import contexts, written
 from asrlife.methods.edit.sites import chosen, sites
 from asrlife.methods.edit.targets import asked
 
@@ -33,8 +34,10 @@ def bench(model: TextModel, editor: Editor, texts: Sequence[str] = (), seed: int
     at = chosen(sites(model.module), editor.layers, editor.depth, editor.count)
     if not editor.measured:
         return Bench(model, at, seed=seed)
-    some = texts or written(model, _OWN_TEXTS, _OWN_TOKENS, seed)
-    known = dict(zip((site.layer for site in at), covariances(model, some, at), strict=True))
+    count = math.ceil(_TIMES * max(site.weight.shape[1] for site in at) / _OWN_TOKENS)
+    source = digest(texts) if texts else f"{count} of {_OWN_TOKENS} tokens written with seed {seed}"
+    found = kept_covariances(model, at, source, lambda: texts or written(model, count, _OWN_TOKENS, seed), cache)
+    known = dict(zip((site.layer for site in at), found, strict=True))
     return Bench(model, at, contexts(model, seed), known, seed=seed)
 
 

@@ -38,6 +38,7 @@ class Bench:
     covariances: Mapping[int, Covariance] = field(default_factory=dict)
     earlier: dict[int, Tensor] = field(default_factory=dict)
     moments: dict[int, Moments] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
