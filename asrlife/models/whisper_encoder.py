@@ -19,9 +19,13 @@ def front(encoder: Any, inputs: Tensor) -> Tensor:
 
 def body(encoder: Any, frames: Tensor) -> Tensor:
     """The rest of an encoder in evaluation mode; `body` of `front` is its own forward, bit for bit."""
-    hidden = frames + encoder.embed_positions.weight
-    for layer in encoder.layers:
-        hidden = layer(hidden, None)
+    return above(encoder, frames + encoder.embed_positions.weight, 0)
+
+
+def above(encoder: Any, hidden: Tensor, layer: int) -> Tensor:
+    """What the layers from `layer` on and the last norm make of the states (batch, frames, width) that go into that layer."""
+    for each in encoder.layers[layer:]:
+        hidden = each(hidden, None)
     return encoder.layer_norm(hidden)
 
 

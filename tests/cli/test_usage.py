@@ -6,7 +6,7 @@ import sys
 import pytest
 
 COMMANDS = ["transcribe", "evaluate", "serve", "stream", "synthesize", "texts", "recipe list", "recipe run", "info", "demo", "tune"]
-COMMANDS += ["evidence", "repair", "domain"]
+COMMANDS += ["evidence", "repair", "domain", "edit trace"]
 COMMANDS += [f"state {verb}" for verb in ("get", "reset", "delete", "export", "import")]
 
 
@@ -46,7 +46,7 @@ def test_version(asrlife) -> None:
     assert asrlife("--version").out.startswith("asrlife 0.")
 
 
-@pytest.mark.parametrize("arguments", [[], ["recipe"], ["state"]])
+@pytest.mark.parametrize("arguments", [[], ["recipe"], ["state"], ["edit"]])
 def test_no_command_shows_what_there_is(asrlife, arguments: list[str]) -> None:
     ended = asrlife(*arguments)
     assert ended.code == 2

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
 _ROWS = 64
+_WRITTEN = 256  # texts at once
 
 
 @torch.no_grad()
@@ -119,17 +120,26 @@ def written(model: TextModel, count: int, tokens: int, seed: int = 0, begin: str
     """
     first = model.ids(begin) or [model.end]
     generator = torch.Generator(model.device).manual_seed(seed)
-    ids = given = torch.tensor([first] * count, device=model.device)
-    room, past = int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9), None
-    for _ in range(min(tokens, room - len(first))):
+    room = int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9)
+    texts = []
+    for done in range(0, count, _WRITTEN):
+        ids = torch.tensor([first] * min(_WRITTEN, count - done), device=model.device)
+        rows = _drawn(model, ids, min(tokens, room - len(first)), generator, ends)[:, len(first) :].tolist()
+        kept = [row[: row.index(model.end)] if model.end in row else row for row in rows]
+        texts += [str(model.speller.decode(row, skip_special_tokens=True)).strip() for row in kept]
+    return texts
+
+
+def _drawn(model: TextModel, ids: Tensor, tokens: int, generator: torch.Generator, ends: bool) -> Tensor:
+    given, past = ids, None
+    for _ in range(tokens):
         made = model.module(given, past_key_values=past, use_cache=True)
         scores, past = made.logits[:, -1].float(), made.past_key_values
-        scores[:, model.end] = scores[:, model.end] if ends else -torch.inf
+        if not ends:
+            scores[:, model.end] = -torch.inf
         given = torch.multinomial(scores.softmax(-1), 1, generator=generator)
         ids = torch.cat([ids, given], 1)
-    rows = [row[len(first) :] for row in ids.tolist()]
-    kept = [row[: row.index(model.end)] if model.end in row else row for row in rows]
-    return [str(model.speller.decode(row, skip_special_tokens=True)).strip() for row in kept]
+    return ids
 
 
 def contexts(model: TextModel, seed: int = 0, lengths: Sequence[int] = (5, 10), each: int = 5) -> tuple[str, ...]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from asrlife.methods.edit.sites import blocks_of
-
-_ROWS = 64  # in one forward that is listened in on
 
 
 class _Enough(Exception):
@@ -67,10 +65,14 @@ def first(made: Any) -> Tensor:
     return found
 
 
-@contextmanager
-def resumed(module: nn.Module, layer: int, states: Tensor) -> Iterator[None]:
+def resumed(module: nn.Module, layer: int, states: Tensor) -> AbstractContextManager[None]:
     """A network whose blocks below `layer` do nothing, and whose block `layer` is given `states` (rows, tokens, width)."""
-    _, blocks = blocks_of(module)
+    return resumed_in(blocks_of(module)[1], layer, states)
+
+
+@contextmanager
+def resumed_in(blocks: nn.ModuleList, layer: int, states: Tensor) -> Iterator[None]:
+    """The same of the stack `blocks`, for a network that has several."""
     kept = list(blocks)
 
     def give(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -90,8 +92,8 @@ def resumed(module: nn.Module, layer: int, states: Tensor) -> Iterator[None]:
 
 
 @torch.no_grad()
-def states_into(module: nn.Module, layer: int, ids: Tensor, mask: Tensor) -> Tensor:
-    """What block `layer` is given for each row, (rows, tokens, width); blocks above are not run."""
+def states_into(module: nn.Module, layer: int, ids: Tensor, mask: Tensor, **more: Any) -> Tensor:
+    """What block `layer` is given for each row, (rows, tokens, width); blocks above are not run. `more` goes to the network."""
     _, blocks = blocks_of(module)
     kept: list[Tensor] = []
 
@@ -101,12 +103,11 @@ def states_into(module: nn.Module, layer: int, ids: Tensor, mask: Tensor) -> Ten
 
     handle = blocks[layer].register_forward_pre_hook(take, with_kwargs=True)
     try:
-        for begin in range(0, len(ids), _ROWS):
-            with suppress(_Enough):
-                body(module)(input_ids=ids[begin : begin + _ROWS], attention_mask=mask[begin : begin + _ROWS], use_cache=False)
+        with suppress(_Enough):
+            body(module)(input_ids=ids, attention_mask=mask, **{"use_cache": False, **more})
     finally:
         handle.remove()
-    return torch.cat(kept)
+    return kept[0]
 
 
 def body(module: Any) -> nn.Module:
@@ -115,8 +116,15 @@ def body(module: Any) -> nn.Module:
     return found
 
 
-def logits_at(module: Any, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
-    """Scores of the places that are `wanted` (rows, tokens; bool) alone, (places, classes): the head is what costs in a small network."""
-    states = body(module)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    scores: Tensor = module.get_output_embeddings()(states[wanted])
-    return scores.float()
+def logits_at(module: Any, ids: Tensor, mask: Tensor, wanted: Tensor, **more: Any) -> Tensor:
+    """Scores of the places that are `wanted` (rows, tokens; bool) alone, (places, classes): the head is what costs in a small network.
+
+    `more` goes to the network, as the keys and values of what stands before.
+    """
+    # in the head's place, and not after the body: what a network does to its scores behind the head (scales, caps) still happens
+    handle = module.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][wanted][None],))
+    try:
+        scores: Tensor = module(input_ids=ids, attention_mask=mask, **{"use_cache": False, **more}).logits
+    finally:
+        handle.remove()
+    return scores[0].float()

@@ -6,16 +6,19 @@ layer, IE = P(restored) - P(corrupted).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from asrlife.data.edit import EditRequest
 from asrlife.errors import InputError
-from asrlife.methods.edit.partial import adding, listening, logits_at, resumed
+from asrlife.methods.edit.partial import adding, logits_at
+from asrlife.methods.edit.restoring import Stack, kept_inputs, kept_outputs
 from asrlife.methods.edit.rows import end_of_subject, place_of
 from asrlife.methods.edit.sites import blocks_of, sites
 
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
     from asrlife.models.text import TextModel
 
 Kind = Literal["states", "feed-forward", "attention"]
+KINDS: tuple[Kind, ...] = ("states", "feed-forward", "attention")
+ROLES = (
+    "first subject token", "middle subject tokens", "last subject token", "first subsequent token", "further tokens", "last token",
+)  # fmt: skip
+"""The rows in which the source averages tokens over prompts."""
 _AT_ONCE = 512  # rows in one forward
 
 
@@ -43,6 +51,26 @@ class Trace:
         """TE."""
         return self.clean - self.corrupted
 
+    @property
+    def roles(self) -> tuple[str | None, ...]:
+        """Which of `ROLES` each token has, None before the subject; of two that fit, the one nearer to the end of the subject."""
+        last = self.subject.stop - 1
+        found: list[str | None] = [None] * self.subject.start + [ROLES[1]] * len(self.subject) + [ROLES[4]] * (len(self.tokens) - last - 1)
+        for place, role in ((len(self.tokens) - 1, 5), (last + 1, 3), (self.subject.start, 0), (last, 2)):
+            if place < len(found):
+                found[place] = ROLES[role]
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        named = {name: getattr(self, name) for name in ("kind", "tokens", "answer", "clean", "corrupted", "total", "roles")}
+        return {**named, "subject": [self.subject.start, self.subject.stop], "effect": self.effect.tolist()}
+
+
+def fifth(layers: int) -> int:
+    """How many layers of `layers` to restore together: as in the source, where it is 10 of 48; at least 1."""
+    return max(1, round(layers / 4.8))
+
 
 def blur(model: TextModel, subjects: Sequence[str]) -> float:
     """The standard deviation of the noise: three times that of the embeddings of the subjects' tokens."""
@@ -55,28 +83,59 @@ def blur(model: TextModel, subjects: Sequence[str]) -> float:
 
 @torch.no_grad()
 def trace(
-    model: TextModel, prompt: str, subject: str, noise: float, kind: Kind = "states", window: int = 0, samples: int = 10, seed: int = 0,
+    model: TextModel, prompt: str, subject: str, noise: float, kind: Kind = "states", window: int = 1, samples: int = 10, seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Trace:  # fmt: skip
-    """Trace the answer that the model itself gives. `window` layers around each are restored together (0: that layer alone).
+    """Trace the answer that the model itself gives. `window` layers around each are restored together (1: that layer alone).
 
     Noise N(0, noise^2) is added to the subject's embeddings in `samples` copies. All places of one layer share a forward, which begins at
-    the lowest layer that is restored. Noise 0 has no effects.
+    the lowest layer that is restored; tokens before the subject have no effect, and are not run. Noise 0 has no effects.
+    Raises InputError where the subject does not stand in the prompt, and for no samples or no window.
     """
+    if min(window, samples) < 1 or not 0 <= noise < inf:
+        raise InputError(f"window {window}, {samples} samples, noise {noise:g}: give at least 1, at least 1, and no less than 0")
     ids = torch.tensor([model.ids(prompt)], device=model.device)
+    if ids.shape[1] > (room := int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9)):
+        raise InputError(f"the prompt has {ids.shape[1]} tokens and {model.name} takes {room}: shorten it")
     last = end_of_subject(model, prompt, subject)
     span = range(place_of(model, prompt, prompt.rfind(subject)), last + 1)
-    clean, probability, answer = _clean(model, ids, kind)
-    corrupted = _corrupted(model, ids, span, noise, samples, seed)
-    layers = len(blocks_of(model.module)[1])
-    effect = torch.zeros(ids.shape[1], layers)
-    low = _probability(model, ids, corrupted[0], 0, {}, answer)
-    for layer in range(layers):
-        within = range(max(0, layer - window // 2), min(layers, layer + window // 2 + 1))
-        effect[:, layer] = _restored(model, ids, kind, within, clean, corrupted, answer) - low
-        advance()
+    blocks, modules = blocks_of(model.module)[1], modules_of(model, kind)
+    with kept_outputs(modules) as clean:
+        chances = _chances(model, ids)[0]
+    answer = int(chances.argmax())
+    with _blurred(model, span, noise, samples, seed), kept_inputs(list(blocks)) as corrupted:
+        low = float(_chances(model, ids.expand(samples, -1))[:, answer].mean())
+    stack = Stack(blocks, modules, lambda of: _chances(model, ids.expand(len(of), -1))[:, answer])
+    effect = stack.effects([made[0] for made in clean], corrupted, low, span.start, window, advance)
     tokens = tuple(str(model.speller.decode([token])) for token in ids[0].tolist())
-    return Trace(kind, tokens, span, str(model.speller.decode([answer])).strip(), probability, low, effect)
+    return Trace(kind, tokens, span, str(model.speller.decode([answer])).strip(), float(chances[answer]), low, effect)
+
+
+def effects_at_subjects(
+    model: TextModel, requests: Sequence[EditRequest], kind: Kind = "feed-forward", window: int = 1, samples: int = 10, seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Tensor:  # fmt: skip
+    """IE of each layer at the last token of each request's subject, (requests, layers), on what the model says now of each prompt."""
+    if not requests:
+        raise InputError("no requests, no layer: give facts that the model knows")
+    noise = blur(model, [request.subject for request in requests])
+    found = []
+    for request in requests:
+        traced = trace(model, request.prompt, request.subject, noise, kind, window, samples, seed)
+        found.append(traced.effect[traced.subject.stop - 1])
+        advance()
+    return torch.stack(found)
+
+
+def layer_by_tracing(
+    model: TextModel, requests: Sequence[EditRequest], kind: Kind = "feed-forward", window: int = 1, samples: int = 10, seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> int:  # fmt: skip
+    """The layer that has the largest mean IE at the last subject token: where the source writes an edit.
+
+    Choose it on facts that are not reported on. Raises InputError for no requests.
+    """
+    return int(effects_at_subjects(model, requests, kind, window, samples, seed, advance).mean(0).argmax())
 
 
 def modules_of(model: TextModel, kind: Kind) -> list[nn.Module]:
@@ -91,94 +150,27 @@ def modules_of(model: TextModel, kind: Kind) -> list[nn.Module]:
 
 def _attention(block: nn.Module) -> nn.Module:
     for name, part in block.named_children():
-        if "attn" in name.lower() or "attention" in name.lower():
+        matrices = any(weight.dim() > 1 for weight in part.parameters())  # norms and dropouts are named after attention, too
+        if matrices and ("attn" in name.lower() or "attention" in name.lower()):
             return part
     raise InputError(f"{type(block).__name__} has no part called attention: trace states or the feed-forward")
 
 
-def _clean(model: TextModel, ids: Tensor, kind: Kind) -> tuple[list[Tensor], float, int]:
-    """What each layer's module puts out, (tokens, width), and the likeliest next token with its probability."""
-    kept: list[Tensor] = []
-    with ExitStack() as stack:
-        for module in modules_of(model, kind):
-            stack.enter_context(listening(module, lambda _, made: kept.append(made[0].clone())))
-        scores = logits_at(model.module, ids, torch.ones_like(ids), _ends(ids))[0].softmax(-1)
-    return kept, float(scores.max()), int(scores.argmax())
+def _chances(model: TextModel, ids: Tensor) -> Tensor:
+    """Probabilities of what follows each row, (rows, classes)."""
+    ends = torch.zeros_like(ids, dtype=torch.bool)
+    ends[:, -1] = True
+    return logits_at(model.module, ids, torch.ones_like(ids), ends).softmax(-1)
 
 
-def _ends(ids: Tensor) -> Tensor:
-    wanted = torch.zeros_like(ids, dtype=torch.bool)
-    wanted[:, -1] = True
-    return wanted
+def _blurred(model: TextModel, span: range, noise: float, samples: int, seed: int) -> AbstractContextManager[None]:
+    """A network whose embeddings of the tokens in `span` are noisy, each row its own way."""
+    generator = torch.Generator().manual_seed(seed)
 
-
-def _corrupted(model: TextModel, ids: Tensor, span: range, noise: float, samples: int, seed: int) -> list[Tensor]:
-    """What goes into each block of the corrupted network, (samples, tokens, width)."""
-    generator, kept = torch.Generator().manual_seed(seed), list[Tensor]()
-    rows = ids.expand(samples, -1)
-
-    def blurred(made: Tensor) -> Tensor:
+    def change(made: Tensor) -> Tensor:
         drawn = noise * torch.randn(samples, len(span), made.shape[-1], generator=generator)
         out = made.clone()
         out[:, span.start : span.stop] += drawn.to(made)
         return out
 
-    with ExitStack() as stack:
-        stack.enter_context(adding(model.module.get_input_embeddings(), blurred))
-        for block in blocks_of(model.module)[1]:
-            stack.enter_context(_into(block, kept))
-        logits_at(model.module, rows, torch.ones_like(rows), _ends(rows))
-    return kept
-
-
-@contextmanager
-def _into(block: nn.Module, kept: list[Tensor]) -> Iterator[None]:
-    """Keep what a block is given."""
-
-    def take(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        kept.append((given[0] if given else named["hidden_states"]).clone())
-
-    handle = block.register_forward_pre_hook(take, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _restored(
-    model: TextModel, ids: Tensor, kind: Kind, within: range, clean: Sequence[Tensor], corrupted: Sequence[Tensor], answer: int
-) -> Tensor:  # fmt: skip
-    """P with the outputs of the layers `within` put back at each token in turn, (tokens,)."""
-    tokens, samples = ids.shape[1], len(corrupted[0])
-    found = []
-    per = max(1, _AT_ONCE // samples)
-    for begin in range(0, tokens, per):
-        places = torch.arange(begin, min(tokens, begin + per)).repeat_interleave(samples)
-        states = corrupted[within.start].repeat(len(places) // samples, 1, 1)
-        put = {layer: (places, clean[layer]) for layer in within}
-        found.append(_probability(model, ids, states, within.start, put, answer, kind, samples))
-    return torch.cat([torch.as_tensor(each).reshape(-1) for each in found])
-
-
-def _probability(
-    model: TextModel, ids: Tensor, states: Tensor, layer: int, put: dict[int, tuple[Tensor, Tensor]], answer: int,
-    kind: Kind = "states", samples: int = 0,
-) -> Any:  # fmt: skip
-    """P(answer) from `layer` on with clean outputs put back, a mean over samples; a number where nothing is put back."""
-    rows, modules = ids.expand(len(states), -1), modules_of(model, kind)
-    every = torch.arange(len(states))
-
-    def back(places: Tensor, kept: Tensor) -> Callable[[Tensor], Tensor]:
-        def change(made: Tensor) -> Tensor:
-            out = made.clone()
-            out[every, places] = kept[places]
-            return out
-
-        return change
-
-    with ExitStack() as stack:
-        stack.enter_context(resumed(model.module, layer, states))
-        for number, (places, kept) in put.items():
-            stack.enter_context(adding(modules[number], back(places, kept)))
-        scores = logits_at(model.module, rows, torch.ones_like(rows), _ends(rows)).softmax(-1)[:, answer]
-    return scores.reshape(-1, samples).mean(1) if samples else float(scores.mean())
+    return adding(model.module.get_input_embeddings(), change)
