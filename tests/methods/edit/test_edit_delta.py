@@ -16,7 +16,8 @@ from asrlife.delta.delta import Delta
 from asrlife.delta.file import load, save
 from asrlife.delta.weights import adopt, applied
 from asrlife.methods.edit.edit import bench, edit
-from asrlife.methods.edit.editors import EDITORS, Bench, Editor
+from asrlife.methods.edit.editors import Bench, Editor
+from asrlife.methods.edit.registry import EDITORS
 from asrlife.methods.edit.sites import sites
 from asrlife.methods.edit.values import Search
 from asrlife.models.text import TextModel, load_text

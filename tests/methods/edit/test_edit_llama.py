@@ -10,7 +10,7 @@ import torch
 from asrlife.data.edit import EditRequest
 from asrlife.delta.weights import applied
 from asrlife.methods.edit.edit import bench, edit
-from asrlife.methods.edit.editors import EDITORS
+from asrlife.methods.edit.registry import EDITORS
 from asrlife.methods.edit.sites import sites
 from asrlife.methods.edit.tracing import blur, trace
 from asrlife.models.text import TextModel, load_text

@@ -22,7 +22,7 @@ from asrlife.methods.edit.edit import bench, edit, edit_each
 from asrlife.methods.edit.editors import Bench, Editor, Valued
 from asrlife.methods.edit.moments import Moments
 from asrlife.methods.edit.registry import EDITORS
-from asrlife.methods.edit.sites import linears, sites
+from asrlife.methods.edit.sites import chosen, linears, sites
 from asrlife.methods.edit.targets import asked, descend, losses
 from asrlife.methods.edit.tuned import FineTuneClamped, FineTuneTarget, Lora
 from asrlife.methods.edit.ultraedit import UltraEdit, slopes
@@ -204,7 +204,7 @@ def test_descent_stops_when_every_target_is_said(model: TextModel) -> None:
 def test_fine_tuning_keeps_within_its_clamp_and_moves_one_weight(model: TextModel) -> None:
     delta = edit(model, REQUESTS, FineTuneClamped(clamp=0.05))
     ((name, change),) = delta.tensors.items()
-    site = sites(model.module)[3]
+    (site,) = chosen(sites(model.module), None, 0.75)
     assert name == site.name
     bound = 0.05 * float(site.weight.square().mean().sqrt())
     assert float(change.dense().abs().max()) == pytest.approx(bound, rel=1e-3)
@@ -215,9 +215,9 @@ def test_fine_tuning_keeps_within_its_clamp_and_moves_one_weight(model: TextMode
 
 
 def test_fine_tuning_does_the_same_to_a_network_of_another_scale(model: TextModel) -> None:
-    site = sites(model.module)[3]
+    (site,) = chosen(sites(model.module), None, 0.75)
     twin = own(model)
-    other = sites(twin.module)[3]
+    other = sites(twin.module)[site.layer]
     with torch.no_grad():  # the same function: what goes in is a tenth, what it is multiplied by ten times as large
         other.module.weight.mul_(10)  # type: ignore[operator]
         other.block.mlp.up_proj.weight.mul_(0.1)  # type: ignore[operator,union-attr]
@@ -265,11 +265,13 @@ def test_ultraedit_is_its_formula_and_remembers_what_it_saw(model: TextModel) ->
     delta = edit(model, REQUESTS, editor, at=place)
     (site,) = place.sites
     keys, gradients = slopes(model, REQUESTS, [site])[2]
-    both = torch.cat([torch.cat([keys, gradients], 1), torch.zeros(1, 128 + 384, dtype=torch.float64)])  # a life begins with noughts
+    wide = keys.shape[1]
+    both = torch.cat([keys, gradients], 1)
+    both = torch.cat([both, torch.zeros_like(both[:1])])  # a life begins with noughts
     normal = ((both - both.mean(0)) / both.std(0, correction=0).clamp_min(1e-12))[:-1]
-    scale = 0.5 * (keys @ site.weight.double().T).square().mean().sqrt() / 384
-    values = -scale * normal[:, :384].square().sum(1, keepdim=True) * normal[:, 384:]
-    wanted = torch.linalg.solve(keys.T @ keys + torch.eye(384, dtype=torch.float64), keys.T @ values).T
+    scale = 0.5 * (keys @ site.weight.double().T).square().mean().sqrt() / wide
+    values = -scale * normal[:, :wide].square().sum(1, keepdim=True) * normal[:, wide:]
+    wanted = torch.linalg.solve(keys.T @ keys + torch.eye(wide, dtype=torch.float64), keys.T @ values).T
     torch.testing.assert_close(delta.tensors[site.name].dense().double(), wanted, rtol=1e-4, atol=1e-6)
     assert place.moments[2].count == 1 + len(keys)
     edit(model, REQUESTS, editor, at=place, batch=1)
