@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+from asrlife.data.edit import EditRequest
 from asrlife.data.world.edits import Case
-from asrlife.data.world.forms import Question
+from asrlife.data.world.facts import Fact
+from asrlife.data.world.forms import Kind, Question
 from asrlife.delta.delta import Delta
 from asrlife.delta.weights import applied
 from asrlife.errors import InputError
 from asrlife.evaluate.report import Axis
-from asrlife.evaluate.text import Outcome, Probe, Verdict, judge
+from asrlife.evaluate.text import MOST, Outcome, Probe, Verdict, ended, judge
 from asrlife.models.text import TextModel
 
 AXIS: Mapping[str, Axis] = {
@@ -22,20 +24,42 @@ AXIS: Mapping[str, Axis] = {
     "reversal": "generality",
     "one hop": "generality",
     "two hops": "generality",
+    "hops": "generality",
     "neighbours": "locality",
     "the subject's other facts": "locality",
     "unrelated facts": "locality",
     "instructions": "locality",
     "refusals": "locality",
 }
-Asked = Callable[[Case, str], str]
+Asked = Callable[[EditRequest, str], str]
+
+
+def case_of(model: TextModel, request: EditRequest) -> Case:
+    """What a request of any set is asked about; what should stay is what `model`, which is not edited, says now."""
+    fact = Fact(request.subject, "", request.target)
+
+    def asked(kind: Kind, pairs: Iterable[tuple[str, str]]) -> list[Question]:
+        return [Question(kind, prompt, request.right(answer), fact, trained=False) for prompt, answer in pairs]
+
+    said = [ended(text) for text in model.complete([prompt for prompt, _ in request.neighbours], MOST)]
+    stays = [(prompt, text) for (prompt, _), text in zip(request.neighbours, said, strict=True) if text]
+    return Case(
+        request,
+        {
+            "the edit": asked("fact", [(prompt, request.target) for prompt in request.prompts]),
+            "paraphrases": asked("paraphrase", request.paraphrases),
+            "reversal": asked("reversal", request.reversals),
+            "hops": asked("one_hop", request.hops),
+            "neighbours": asked("fact", stays),
+        },
+    )
 
 
 def probes_of(case: Case, asked: Asked | None = None) -> list[Probe]:
     """What is asked about one edit; `asked` rewrites each prompt, as in-context editing does."""
 
     def put(question: Question) -> Question:
-        return question if asked is None else replace(question, prompt=asked(case, question.prompt))
+        return question if asked is None else replace(question, prompt=asked(case.request, question.prompt))
 
     return [Probe(AXIS[name], name, [put(question) for question in questions]) for name, questions in case.asked.items()]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -56,15 +56,24 @@ def edit(
         raise InputError("nothing to edit: give at least one request")
     asked(model, requests)  # which tells of prompts that are too long before anything else is done
     at = at or bench(model, editor, texts, seed)
-    total, size = Delta(model.fingerprint(), {}), batch or len(requests)
-    for first in range(0, len(requests), size):
-        some = requests[first : first + size]
+    *_, total = edits(model, requests, editor, at, batch or len(requests), advance)
+    return Delta(total.base, total.tensors, _note(model, editor, requests, batch, at))
+
+
+def edits(
+    model: TextModel, requests: Sequence[EditRequest], editor: Editor, at: Bench, batch: int = 1,
+    advance: Callable[[], None] = lambda: None,
+) -> Iterator[Delta]:  # fmt: skip
+    """Sequential editing, watched: the delta of all edits so far, after each batch of them."""
+    total = Delta(model.fingerprint(), {})
+    for first in range(0, len(requests), batch):
+        some = requests[first : first + batch]
         with applied(model.module, total) if total.tensors else nullcontext():
             made = editor.changes(at, some)
         total = _summed(total, made)
         for _ in some:
             advance()
-    return Delta(total.base, total.tensors, _note(model, editor, requests, batch, at))
+        yield total
 
 
 def edit_each(model: TextModel, requests: Sequence[EditRequest], editor: Editor, at: Bench) -> list[Delta]:

@@ -1,0 +1,64 @@
+"""What the steps of this recipe share: which editors, on which model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PositiveInt
+
+from asrlife.recipe.registry import Step
+
+if TYPE_CHECKING:
+    from asrlife.data.world.facts import Fact, Split, World
+    from asrlife.methods.edit.editors import Editor
+    from asrlife.methods.edit.in_context import Prompter
+    from asrlife.models.text import TextModel
+
+
+class Editors(Step):
+    """`editors` by name, each with its settings ("search.rate" is the rate of its search); `premise` is how a model is told a new fact."""
+
+    editors: Mapping[str, Mapping[str, Any]] = Field(default={"rome": {}, "memit": {}, "alphaedit": {}}, min_length=1)
+    model: str = "embedded:lm"
+    world: int = 0
+    premise: str = "Suppose: {premise} {rest}"
+    threads: PositiveInt = 1
+
+    def editor(self, name: str) -> Editor:
+        """The editor with its settings."""
+        from asrlife.methods.edit.registry import editor_of
+
+        return editor_of(name, self.editors[name])
+
+    def opened(self, split: Split, most: int) -> tuple[TextModel, World, list[Fact]]:
+        """The model, its world, and facts of a split in an order that no relation has to itself."""
+        import random
+
+        import torch
+
+        from asrlife.data.world.facts import make
+        from asrlife.models.text import load_text
+
+        torch.set_num_threads(self.threads)
+        world = make(self.world)
+        facts = list(world.split(split))
+        random.Random(self.world).shuffle(facts)
+        return load_text(self.model), world, facts[:most]
+
+
+def prompter(premise: str) -> Prompter:
+    """In-context editing in the form that the model was taught."""
+    from asrlife.methods.edit.in_context import Plain
+
+    return Plain(premise)
+
+
+def texts_of(world: int, most: int = 60) -> list[str]:
+    """Texts of facts that no edit touches, for the perplexity."""
+    from asrlife.data.world.facts import make
+    from asrlife.data.world.forms import forward
+    from asrlife.evaluate.text import drawn
+
+    held = [question for fact in make(world).split("hold") for question in forward(fact)]
+    return [question.text for question in drawn(held, most, 7)]
