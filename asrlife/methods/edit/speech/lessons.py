@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from asrlife.models.handle import Recogniser
 
 SILENT = 1e-4  # of full scale: below it lies what a 16-bit converter makes of nothing
-_AROUND = ".,;:!?\"()[]{}"
+_AROUND = '.,;:!?"()[]{}'
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from asrlife.errors import InputError
 from asrlife.methods.edit.speech.lessons import Lesson
 from asrlife.models.align import align_labels
-from asrlife.models.whisper_tokens import words
 
 if TYPE_CHECKING:
     from asrlife.audio.waveform import Waveform
@@ -48,8 +48,8 @@ class Listener(Protocol):
     def heard(self, lesson: Lesson) -> Batch:
         """The sound as the network takes it."""
 
-    def steps(self, lesson: Lesson) -> Steps:
-        """The right targets, aligned with the sound as the network is now."""
+    def courses(self, lesson: Lesson) -> list[Steps]:
+        """The right targets, aligned with the sound as the network is now; several where the network may come to them in several ways."""
 
     def scores(self, batch: Batch, steps: Steps) -> Tensor:
         """Scores (steps, classes) with gradient, the right targets before each step given where the network looks back."""
@@ -85,7 +85,7 @@ class Frames:
         batch: Batch = self.model.prepare([lesson.waveform])
         return batch
 
-    def steps(self, lesson: Lesson) -> Steps:
+    def courses(self, lesson: Lesson) -> list[Steps]:
         """The likeliest path that spells the text (CTC forced alignment)."""
         labels = self.model.vocabulary.encode(lesson.text)
         with torch.no_grad():
@@ -93,7 +93,7 @@ class Frames:
         path = align_labels(log_probs, labels, self.model.blank)
         taught = span(path, labels, lesson, self.model.vocabulary.ids[" "], self.model.blank)
         device = self.model.device
-        return Steps(torch.tensor(path, device=device), torch.tensor(taught, device=device))
+        return [Steps(torch.tensor(path, device=device), torch.tensor(taught, device=device))]
 
     def scores(self, batch: Batch, steps: Steps) -> Tensor:
         """Logits of frames, which look at sound alone."""
@@ -126,6 +126,20 @@ def span(path: Sequence[int], labels: Sequence[int], lesson: Lesson, delimiter: 
     return [begin <= place < end for place in range(len(path))]
 
 
+def parted(words: Sequence[str], first: int, last: int) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """What stands before, in and behind first to last (exclusive)."""
+    return words[:first], words[first:last], words[last:]
+
+
+def until(before: str, text: str, heard: str) -> str:
+    """The beginning of `heard` that corresponds to `before`, the beginning of `text`, as characters align."""
+    for kind, begin, end, other, stop in SequenceMatcher(None, text, heard, autojunk=False).get_opcodes():
+        if begin <= len(before) <= end and end > begin:
+            inside = len(before) - begin
+            return heard[: other + inside if kind == "equal" else min(stop, other + inside)].strip()
+    return heard.strip()
+
+
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """Whisper, a step for each token of the text and one for its end."""
@@ -154,16 +168,32 @@ class Tokens:
         batch: Batch = self.model.cached(self.model.prepare([lesson.waveform]), [f"{self.stack}."])
         return batch
 
-    def steps(self, lesson: Lesson) -> Steps:
-        """The tokens of the text; raises InputError where the tokenizer cannot write it."""
-        spelling, end = self.model.spelling, self.model.control.end
-        ids = spelling.ids(f" {lesson.text}")
-        if " ".join(spelling.text(ids).split()) != lesson.text:
-            raise InputError(f"the model cannot spell {lesson.text!r}: it writes {spelling.text(ids).strip()!r}; normalise the text first")
-        taught = torch.zeros(len(ids) + 1, dtype=torch.bool)
-        for number, (_, places) in enumerate(words(ids, end, spelling)):
-            taught[places] = lesson.first <= number < lesson.last
-        return Steps(torch.tensor([*ids, end], device=self.model.device), taught.to(self.model.device))
+    def courses(self, lesson: Lesson) -> list[Steps]:
+        """The tokens of the text, and again behind what the model itself writes before the taught words, where that is something else.
+
+        Raises InputError where the tokenizer cannot write the text.
+        """
+        spelling, batch = self.model.spelling, self.heard(lesson)
+        if " ".join(spelling.text(spelling.ids(f" {lesson.text}")).split()) != lesson.text:
+            written = spelling.text(spelling.ids(f" {lesson.text}")).strip()
+            raise InputError(f"the model cannot spell {lesson.text!r}: it writes {written!r}; normalise the text first")
+        words = lesson.text.split()
+        before, taught, after = (" ".join(part) for part in parted(words, lesson.first, lesson.last))
+        own = self.model.path(batch)[0].tolist()
+        heard = spelling.text([token for token in own if token < self.model.control.end]).strip()
+        found = [self._steps(before, taught, after)]
+        if before and (other := until(before, lesson.text, heard)) not in ("", before):
+            found.append(self._steps(other, taught, after))
+        return found
+
+    def _steps(self, before: str, taught: str, after: str) -> Steps:
+        ids, belong = list[int](), list[bool]()
+        for part, is_taught in ((before, False), (taught, True), (after, False)):
+            some = self.model.spelling.ids(f" {part}") if part else []
+            ids, belong = [*ids, *some], [*belong, *[is_taught] * len(some)]
+        room = self.model.module.config.max_target_positions - self.skipped - 1
+        device, end = self.model.device, self.model.control.end
+        return Steps(torch.tensor([*ids, end][:room], device=device), torch.tensor([*belong, False][:room], device=device))
 
     def scores(self, batch: Batch, steps: Steps) -> Tensor:
         """Logits of text tokens and the end, the right tokens before each given."""

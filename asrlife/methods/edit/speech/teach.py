@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from asrlife.methods.edit.speech.lessons import Lesson, lessons
 from asrlife.methods.edit.speech.listeners import Listener, listener
 from asrlife.methods.edit.speech.places import Place, Where, covariance, given, place
 from asrlife.methods.edit.speech.wanted import Search, additions, lacking, least_change
+from asrlife.methods.settings import CountOrZero, NotNegative, Positive, check, typed
 
 if TYPE_CHECKING:
     from asrlife.audio.waveform import Waveform
@@ -32,12 +33,25 @@ class Settings:
     """
 
     where: Where | None = None
-    layer: int | None = None
-    ridge: float = 1.0
-    margin: float = 2.0
+    layer: CountOrZero | None = None
+    ridge: NotNegative = 30.0
+    margin: NotNegative = 2.0
     bias: bool = False
-    shrinkage: float = 1e-3
+    shrinkage: Positive = 1e-3
     search: Search = Search()
+
+    @property
+    def name(self) -> str:
+        """What a fault of a setting is told under."""
+        return "teach"
+
+    def __post_init__(self) -> None:
+        check(self, ("search",))
+
+
+def settings_of(told: Mapping[str, Any]) -> Settings:
+    """Settings from YAML or a command line; raises InputError naming the nearest key or the broken limit."""
+    return Settings(**typed(Settings, told, "teach"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +86,7 @@ def teach(
     found = lessons(model, utterances, word)
     at = at or bench(model, speech, settings)
     with torch.inference_mode(False):
-        parts = [part for lesson in found if (part := _wants(at, lesson, settings)) is not None]
+        parts = [part for lesson in found for part in _wants(at, lesson, settings)]
     if not parts:
         raise InputError("nothing to teach: the model writes all of it already, by the margin that was asked for")
     keys, residuals = torch.cat([part[0] for part in parts]).T, torch.cat([part[1] for part in parts]).T
@@ -82,18 +96,20 @@ def teach(
     return Delta(model.fingerprint(), _tensors(at.place, solved), _note(model, found, settings, at.place, word, keys.shape[1]))
 
 
-def _wants(at: Bench, lesson: Lesson, settings: Settings) -> tuple[Tensor, Tensor] | None:
-    """Keys (n, in) and residuals (n, out) of the steps that lack their target, float64; None where none does."""
-    steps, batch = at.listener.steps(lesson), at.listener.heard(lesson)
-    with torch.no_grad(), given(at.place, at.listener.skipped) as seen:
-        scores = at.listener.scores(batch, steps)
-    (wrong,) = torch.where(lacking(scores, steps.targets, settings.margin) & steps.taught)
-    if not len(wrong):
-        return None
-    keys = at.place.keys(seen[-1][wrong]).double().cpu()
-    if at.place.scores:
-        return keys, least_change(scores[wrong].double(), steps.targets[wrong], settings.margin).cpu()
-    return keys, additions(at.listener, at.place, batch, steps, wrong, settings.margin, settings.search).double().cpu()
+def _wants(at: Bench, lesson: Lesson, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keys (n, in) and residuals (n, out) of the steps that lack their target, float64, for each way to come to them."""
+    batch = at.listener.heard(lesson)
+    for steps in at.listener.courses(lesson):
+        with torch.no_grad(), given(at.place, at.listener.skipped) as seen:
+            scores = at.listener.scores(batch, steps)
+        (wrong,) = torch.where(lacking(scores, steps.targets, settings.margin) & steps.taught)
+        if not len(wrong):
+            continue
+        if at.place.scores:
+            wanted = least_change(scores[wrong].double(), steps.targets[wrong], settings.margin)
+        else:
+            wanted = additions(at.listener, at.place, batch, steps, wrong, settings.margin, settings.search).double()
+        yield at.place.keys(seen[-1][wrong]).double().cpu(), wanted.cpu()
 
 
 def _tensors(at: Place, change: LowRank) -> dict[str, Change]:
@@ -109,4 +125,4 @@ def _tensors(at: Place, change: LowRank) -> dict[str, Change]:
 
 def _note(model: Recogniser, found: Sequence[Lesson], settings: Settings, at: Place, word: str | None, steps: int) -> dict[str, Any]:
     evidence = {"texts": [lesson.text for lesson in found], "word": word, "steps": steps}
-    return {"method": "teach", "of": model.name, "evidence": evidence, "settings": asdict(replace(settings)), "at": at.name}
+    return {"method": "teach", "of": model.name, "evidence": evidence, "settings": asdict(settings), "at": at.name}

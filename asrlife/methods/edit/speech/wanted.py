@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, relu
 
+from asrlife.delta.weights import overwritten
 from asrlife.methods.edit.partial import adding, listening
 from asrlife.methods.edit.speech.listeners import Listener, Steps
 from asrlife.methods.edit.speech.places import Place
@@ -21,8 +22,8 @@ class Search:
     `divergence` weighs KL from what the model says at all other steps, `decay` the square of the addition over that of the output.
     """
 
-    steps: int = 40
-    rate: float = 0.1
+    steps: int = 30
+    rate: float = 0.2
     divergence: float = 1.0
     decay: float = 0.05
 
@@ -53,7 +54,7 @@ def least_change(scores: Tensor, targets: Tensor, margin: float) -> Tensor:
 def additions(listener: Listener, place: Place, batch: Batch, steps: Steps, at: Tensor, margin: float, search: Search) -> Tensor:
     """What to add (n, out) to the module's output at the steps `at` (n,), so that their targets win by `margin`; others stay.
 
-    The loss is the mean hinge max(0, margin - (z_y - log sum_j exp z_j)) over taught steps, plus what `Search` says.
+    The loss is the cross-entropy of taught steps, plus what `Search` says.
     """
     rows = at + listener.skipped
     known, size = _before(listener, place, batch, steps, rows)
@@ -61,17 +62,17 @@ def additions(listener: Listener, place: Place, batch: Batch, steps: Steps, at: 
     optimiser = torch.optim.Adam([moving], search.rate)
 
     def added(out: Tensor) -> Tensor:
-        return out.index_add(-2, rows, moving[None] * size if out.dim() == 3 else moving * size)
+        return out.index_add(out.dim() - 2, rows, (moving * size).expand(*out.shape[:-2], -1, -1))
 
-    with adding(place.module, added):
-        for step in range(search.steps):
+    with overwritten(listener.model.module, []), adding(place.module, added):
+        listener.model.module.requires_grad_(False)  # or each step would also find the gradient of every weight
+        for _ in range(search.steps):
             scores = listener.scores(batch, steps)
             if not bool(lacking(scores[steps.taught], steps.targets[steps.taught], margin).any()):
                 break
             optimiser.zero_grad()
-            _loss(scores, known, steps, moving, margin, search).backward()
-            if step + 1 < search.steps:
-                optimiser.step()
+            _loss(scores, known, steps, moving, search).backward()
+            optimiser.step()
     return moving.detach() * size
 
 
@@ -84,7 +85,7 @@ def _before(listener: Listener, place: Place, batch: Batch, steps: Steps, rows: 
     return known, made[-1].reshape(-1, made[-1].shape[-1])[rows].square().mean().sqrt()
 
 
-def _loss(scores: Tensor, known: Tensor, steps: Steps, moving: Tensor, margin: float, search: Search) -> Tensor:
+def _loss(scores: Tensor, known: Tensor, steps: Steps, moving: Tensor, search: Search) -> Tensor:
     taught, log_probs = steps.taught, scores.log_softmax(-1)
     wrong = cross_entropy(scores[taught], steps.targets[taught])
     drift = (known[~taught].exp() * (known[~taught] - log_probs[~taught])).sum() / len(known)
