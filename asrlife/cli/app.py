@@ -15,6 +15,7 @@ from asrlife.cli import (
     delta,
     demo,
     domain,
+    edit,
     evaluate,
     evidence,
     info,
@@ -48,6 +49,7 @@ app.add_typer(recipe.app, name="recipe")
 app.add_typer(state.app, name="state")
 app.add_typer(text.app, name="text")
 app.add_typer(delta.app, name="delta")
+app.add_typer(edit.app, name="edit")
 
 
 def _version(wanted: bool) -> None:

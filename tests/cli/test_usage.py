@@ -6,7 +6,7 @@ import sys
 import pytest
 
 COMMANDS = ["transcribe", "evaluate", "serve", "stream", "synthesize", "texts", "recipe list", "recipe run", "info", "demo", "tune"]
-COMMANDS += ["evidence", "repair", "domain"]
+COMMANDS += ["evidence", "repair", "domain", "edit word"]
 COMMANDS += [f"state {verb}" for verb in ("get", "reset", "delete", "export", "import")]
 
 

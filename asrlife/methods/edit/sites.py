@@ -51,7 +51,8 @@ def sites(module: nn.Module) -> tuple[Site, ...]:
 
 def _site(layer: int, prefix: str, block: nn.Module) -> Site:
     linears = [(name, part, *_shape(part)) for name, part in block.named_modules() if _is_linear(part)]
-    width = min((out for *_, out, _ in linears), default=0)
+    read = {wide for *_, wide in linears}  # the residual stream is read, gates of positions in WavLM's attention are not
+    width = min((out for *_, out, _ in linears if out in read), default=0)
     writing = [entry for entry in linears if entry[2] == width and entry[3] > width]
     if not writing:
         raise InputError(f"block {prefix} has no feed-forward that writes from a wider layer: its facts cannot be edited this way")

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from asrlife.data.utterance import Utterance
 from asrlife.models.handle import Batch
+from asrlife.text.edits import edits
 from asrlife.text.normalise import normalise
 
 if TYPE_CHECKING:
@@ -54,12 +53,6 @@ def written(name: str, text: str) -> bool:
 
 
 def closeness(name: str, text: str) -> float:
-    """1 - d / len(name), d the fewest edits of letters between the name and any stretch of the text; spaces count (Sellers, 1980)."""
-    wanted, row = normalise(name), np.zeros(len(normalise(text)) + 1, int)
-    letters = normalise(text)
-    for count, letter in enumerate(wanted, 1):
-        before, row = row, np.empty_like(row)
-        row[0] = count
-        for place, other in enumerate(letters, 1):
-            row[place] = min(before[place - 1] + (letter != other), before[place] + 1, row[place - 1] + 1)
-    return max(0.0, 1 - int(row.min()) / max(1, len(wanted)))
+    """1 - d / len(name), d the fewest edits of letters between the name and any stretch of the text; spaces count."""
+    wanted = normalise(name)
+    return max(0.0, 1 - min(edits(wanted, normalise(text), anywhere=True)) / max(1, len(wanted)))

@@ -83,12 +83,13 @@ class Verdict:
 
     def _share(self, part: str, what: str) -> Figure:
         sizes = np.array([len(one.heard[part]) for one in self.outcomes], float)
-        return _figure(*(np.array([getattr(one, what)(part) for one in some], float) for some in (self.before, self.outcomes)), sizes)
+        before, after = (np.array([getattr(one, what)(part) for one in some], float) for some in (self.before, self.outcomes))
+        return _figure(before, after, sizes)
 
     def _wer(self, part: str) -> Figure:
         before, after = ([one.counts(part) for one in some] for some in (self.before, self.outcomes))
         words = np.array([one.words for one in after], float)
-        return _figure(*(np.array([one.errors for one in some], float) for some in (before, after)), words)
+        return _figure(np.array([one.errors for one in before], float), np.array([one.errors for one in after], float), words)
 
     def to_json(self) -> dict[str, Any]:
         """Figures, and what was heard."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from asrlife.errors import InputError
 from asrlife.methods.edit.speech.lessons import Lesson
 from asrlife.models.align import align_labels
+from asrlife.text.edits import corresponding
 
 if TYPE_CHECKING:
     from asrlife.audio.waveform import Waveform
@@ -31,7 +31,9 @@ class Steps:
 class Listener(Protocol):
     """A recogniser whose modules run when it is asked for scores, so that hooks on them see each step."""
 
-    model: Any
+    @property
+    def model(self) -> Any:
+        """The handle."""
 
     @property
     def stack(self) -> str:
@@ -131,15 +133,6 @@ def parted(words: Sequence[str], first: int, last: int) -> tuple[Sequence[str], 
     return words[:first], words[first:last], words[last:]
 
 
-def until(before: str, text: str, heard: str) -> str:
-    """The beginning of `heard` that corresponds to `before`, the beginning of `text`, as characters align."""
-    for kind, begin, end, other, stop in SequenceMatcher(None, text, heard, autojunk=False).get_opcodes():
-        if begin <= len(before) <= end and end > begin:
-            inside = len(before) - begin
-            return heard[: other + inside if kind == "equal" else min(stop, other + inside)].strip()
-    return heard.strip()
-
-
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """Whisper, a step for each token of the text and one for its end."""
@@ -182,18 +175,19 @@ class Tokens:
         own = self.model.path(batch)[0].tolist()
         heard = spelling.text([token for token in own if token < self.model.control.end]).strip()
         found = [self._steps(before, taught, after)]
-        if before and (other := until(before, lesson.text, heard)) not in ("", before):
+        other = heard[: corresponding(before, lesson.text.removeprefix(before), heard)].strip()
+        if other not in ("", before):
             found.append(self._steps(other, taught, after))
         return found
 
     def _steps(self, before: str, taught: str, after: str) -> Steps:
-        ids, belong = list[int](), list[bool]()
-        for part, is_taught in ((before, False), (taught, True), (after, False)):
-            some = self.model.spelling.ids(f" {part}") if part else []
-            ids, belong = [*ids, *some], [*belong, *[is_taught] * len(some)]
-        room = self.model.module.config.max_target_positions - self.skipped - 1
-        device, end = self.model.device, self.model.control.end
-        return Steps(torch.tensor([*ids, end][:room], device=device), torch.tensor([*belong, False][:room], device=device))
+        """The token behind the taught words is theirs too, or they would go on."""
+        rows = [self.model.spelling.ids(f" {part}") if part else [] for part in (before, taught, after)]
+        ids = [token for row in rows for token in row] + [self.model.control.end]
+        first, last = len(rows[0]), len(rows[0]) + len(rows[1])
+        room, device = self.model.module.config.max_target_positions - self.skipped - 1, self.model.device
+        belongs = [first <= place <= last for place in range(len(ids))]
+        return Steps(torch.tensor(ids[:room], device=device), torch.tensor(belongs[:room], device=device))
 
     def scores(self, batch: Batch, steps: Steps) -> Tensor:
         """Logits of text tokens and the end, the right tokens before each given."""

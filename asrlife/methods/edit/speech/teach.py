@@ -79,37 +79,46 @@ def teach(
 ) -> Delta:  # fmt: skip
     """The delta after which `model` writes the texts of `utterances` (or the `word` of them alone), and `speech` as before.
 
-    R (K' C^-1 K + ridge I)^-1 K' C^-1 over all steps at which a taught target does not win yet: K their keys, R the wanted change of scores
-    (head) or of the module's output (elsewhere), C the second moment of keys over `speech` (arXiv 2403.14236, eq. 7). The model itself is
+    R (K' C^-1 K + ridge I)^-1 K' C^-1 over all taught steps: K their keys, R the wanted change of scores (head) or of the module's output
+    (elsewhere), C the second moment of keys over `speech` (arXiv 2403.14236, eq. 7). The model itself is
     left as it was, bit for bit. `at` is a bench to use again. Raises InputError for what cannot be taught, and where nothing is to change.
     """
     found = lessons(model, utterances, word)
     at = at or bench(model, speech, settings)
-    with torch.inference_mode(False):
-        parts = [part for lesson in found for part in _wants(at, lesson, settings)]
-    if not parts:
-        raise InputError("nothing to teach: the model writes all of it already, by the margin that was asked for")
-    keys, residuals = torch.cat([part[0] for part in parts]).T, torch.cat([part[1] for part in parts]).T
+    keys, residuals = wanted(at, found, settings)
     if settings.ridge == 0 and keys.shape[1] > keys.shape[0]:
         raise InputError(f"{keys.shape[1]} steps cannot all be met exactly with keys of {keys.shape[0]} dimensions: use a ridge above 0")
     solved = emmet(residuals, keys, at.covariance, settings.ridge)
     return Delta(model.fingerprint(), _tensors(at.place, solved), _note(model, found, settings, at.place, word, keys.shape[1]))
 
 
-def _wants(at: Bench, lesson: Lesson, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
-    """Keys (n, in) and residuals (n, out) of the steps that lack their target, float64, for each way to come to them."""
+def wanted(at: Bench, found: Sequence[Lesson], settings: Settings) -> tuple[Tensor, Tensor]:
+    """Keys (in, n) and residuals (out, n), float64, of all taught steps of lessons; zero where the target wins already.
+
+    Raises InputError where it does so everywhere.
+    """
+    with torch.inference_mode(False):
+        parts = [part for lesson in found for part in _wanted(at, lesson, settings)]
+    if not parts:
+        raise InputError("nothing to teach: the model writes all of it already, by the margin that was asked for")
+    return torch.cat([part[0] for part in parts]).T, torch.cat([part[1] for part in parts]).T
+
+
+def _wanted(at: Bench, lesson: Lesson, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
     batch = at.listener.heard(lesson)
     for steps in at.listener.courses(lesson):
         with torch.no_grad(), given(at.place, at.listener.skipped) as seen:
             scores = at.listener.scores(batch, steps)
-        (wrong,) = torch.where(lacking(scores, steps.targets, settings.margin) & steps.taught)
-        if not len(wrong):
+        wrong = lacking(scores, steps.targets, settings.margin) & steps.taught
+        if not bool(wrong.any()):
             continue
         if at.place.scores:
-            wanted = least_change(scores[wrong].double(), steps.targets[wrong], settings.margin)
+            change = least_change(scores[wrong].double(), steps.targets[wrong], settings.margin)
         else:
-            wanted = additions(at.listener, at.place, batch, steps, wrong, settings.margin, settings.search).double()
-        yield at.place.keys(seen[-1][wrong]).double().cpu(), wanted.cpu()
+            change = additions(at.listener, at.place, batch, steps, wrong, settings.margin, settings.search).double()
+        residuals = torch.zeros(len(wrong), change.shape[1], dtype=change.dtype, device=change.device)
+        residuals[wrong] = change
+        yield at.place.keys(seen[-1][steps.taught]).double().cpu(), residuals[steps.taught].cpu()
 
 
 def _tensors(at: Place, change: LowRank) -> dict[str, Change]:

@@ -51,14 +51,14 @@ def least_change(scores: Tensor, targets: Tensor, margin: float) -> Tensor:
     return change.scatter(1, index, level - own)
 
 
-def additions(listener: Listener, place: Place, batch: Batch, steps: Steps, at: Tensor, margin: float, search: Search) -> Tensor:
-    """What to add (n, out) to the module's output at the steps `at` (n,), so that their targets win by `margin`; others stay.
+def additions(listener: Listener, place: Place, batch: Batch, steps: Steps, wrong: Tensor, margin: float, search: Search) -> Tensor:
+    """What to add (n, out) to the module's output at the n steps that are `wrong` (steps,), so that taught targets win by `margin`.
 
     The loss is the cross-entropy of taught steps, plus what `Search` says.
     """
-    rows = at + listener.skipped
+    rows = wrong.nonzero()[:, 0] + listener.skipped
     known, size = _before(listener, place, batch, steps, rows)
-    moving = torch.zeros(len(at), place.module.out_features, device=known.device, requires_grad=True)
+    moving = torch.zeros(len(rows), place.module.out_features, device=known.device, requires_grad=True)
     optimiser = torch.optim.Adam([moving], search.rate)
 
     def added(out: Tensor) -> Tensor:
