@@ -76,9 +76,9 @@ def _paired(audio: list[Path], text: list[str]) -> tuple[tuple[Path, str], ...]:
     """Each recording with its text; raises InputError where their numbers do not fit."""
     from asrlife.errors import InputError
 
-    if len(text) == 1:
+    if len(text) == 1 and audio:
         text = text * len(audio)
-    if len(audio) != len(text) or (text and not audio):
+    if len(audio) != len(text):
         raise InputError(f"{len(audio)} recordings and {len(text)} texts: give --text once for all, or once for each --audio, in order")
     return tuple(zip(audio, text, strict=True))
 
