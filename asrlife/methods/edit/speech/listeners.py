@@ -93,7 +93,7 @@ class Frames:
         with torch.no_grad():
             log_probs = self._logits(self.heard(lesson)).log_softmax(-1).cpu()
         path = align_labels(log_probs, labels, self.model.blank)
-        taught = span(path, labels, lesson, self.model.vocabulary.ids[" "], self.model.blank)
+        taught = span(path, labels, lesson, self.model.vocabulary.ids.get(" ", -1), self.model.blank)
         device = self.model.device
         return [Steps(torch.tensor(path, device=device), torch.tensor(taught, device=device))]
 

@@ -18,6 +18,8 @@ from asrlife.delta.weights import adopt, applied
 from asrlife.errors import InputError
 from asrlife.methods.edit.algebra import emmet
 from asrlife.methods.edit.speech.lessons import lessons
+from asrlife.methods.edit.speech.listeners import listener
+from asrlife.methods.edit.speech.places import place
 from asrlife.methods.edit.speech.teach import Settings, bench, settings_of, teach, wanted
 from asrlife.methods.edit.speech.wanted import Search, lacking
 from asrlife.models.handle import Recogniser
@@ -63,6 +65,12 @@ def test_every_kind_is_taught_by_a_low_rank_delta_that_comes_off_again(
     assert all(torch.equal(own, before[name]) for name, own in model.module.state_dict().items())
     assert flags == [own.requires_grad for own in model.module.parameters()]
     assert all(own.grad is None for own in model.module.parameters())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "whisper"])
+def test_the_feed_forward_of_a_block_is_found_in_every_kind(kind: str, ctc_folder: Folder) -> None:
+    found = place(listener(load(ctc_folder(kind))), "mlp")
+    assert (found.module.out_features, found.module.in_features) == (32, 48)
 
 
 @pytest.fixture(scope="module")
