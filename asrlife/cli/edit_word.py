@@ -37,12 +37,10 @@ def word(
         Path | None,
         typer.Option(metavar="FILE", help="JSONL of utterances whose words must stay.", show_default="everyday sentences read aloud"),
     ] = None,
-    where: Annotated[
-        str | None, typer.Option(help="head, mlp or cross-attention.", show_default="head for CTC, mlp of the decoder for Whisper")
-    ] = None,
+    where: Annotated[str | None, typer.Option(help="mlp, head (CTC) or cross-attention (Whisper).", show_default="mlp")] = None,
     layer: Annotated[int | None, typer.Option(min=0, help="The block that is edited.", show_default="the last one")] = None,
     ridge: Annotated[
-        float | None, typer.Option(min=0, show_default="30", help="0: just what is wanted; more: less harm elsewhere.")
+        float | None, typer.Option(min=0, show_default="60", help="0: just what is wanted; more: less harm elsewhere.")
     ] = None,
     margin: Annotated[float | None, typer.Option(min=0, show_default="2", help="How much the right letters are to win by, nats.")] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="Decides how voices read.")] = 0,
@@ -52,11 +50,11 @@ def word(
     """Teach a recogniser a name or a spelling from one or a few utterances.
 
     One linear layer moves by the least that makes the right letters win where
-    they lose now, measured by what the layer does in other speech: a closed
-    form, no training. The model itself stays as it is; use the delta with
-    `asrlife transcribe --delta`, `evaluate --delta` or `serve --delta`, and
-    check with utterances of other voices that what was taught is there, and
-    with others that nothing else is gone. Three voices are better than one.
+    they lose now, measured by what the layer does in other speech. A head
+    wants a smaller --ridge, some 5. The model itself stays as it is; use the
+    delta with `asrlife transcribe --delta`, `evaluate --delta` or `serve
+    --delta`, and check with other voices that the word is there, and with
+    other sentences that nothing else is gone: it often is, a little.
 
     Example: asrlife edit word embedded:ctc --audio a.wav --text "phoebe" --out p.safetensors
     Example: asrlife edit word embedded:ctc --say "call zoe" --word zoe --out z.safetensors

@@ -19,7 +19,7 @@ def model(ctc_folder: Callable[..., Path]) -> Path:
 def test_it_teaches_a_word_from_voices_and_says_what_is_heard_otherwise(asrlife, model: Path, manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "zoe.safetensors"
     line = ["edit", "word", model, "--say", "call zoe", "--word", "zoe", "--voice", "en-us+f3", "--pronounced", "zo we", "--keep", manifest]
-    ended = asrlife(*line, "--ridge", "0.01", "--threads", 1, "--out", out)
+    ended = asrlife(*line, "--where", "head", "--ridge", "0.01", "--threads", 1, "--out", out)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("call zoe\n  before: ") and f"{out}: " in ended.out and " of 3 utterances that were to stay" in ended.out
     delta = file.load(out)

@@ -27,12 +27,12 @@ _PANELS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 
 
 def picture(verdicts: Sequence[Verdict], path: Path, title: str) -> Path:
-    """Write the PNG."""
+    """Write the PNG; a panel in which nothing was counted is left out."""
     figures = {verdict.way: verdict.figures() for verdict in verdicts}
     panels = []
     for name, (unit, rows) in _PANELS.items():
         here = {key: label for key, label in rows.items() if all(key in found for found in figures.values())}
-        if here:
+        if any(found[key].value for found in figures.values() for key in here):
             series = {way: [_bar(found[key]) for key in here] for way, found in figures.items()}
             panels.append(Dots(name, unit, list(here.values()), series, bars=True))
     return bars_png(panels, path, title)

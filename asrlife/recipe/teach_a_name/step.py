@@ -37,7 +37,7 @@ class TeachAName(Step):
     rest: PositiveInt = 40
     families: tuple[str, ...] = ("assistant", "grid")
     most: NonNegativeFloat = 0.02
-    title: str = "A name taught from a few utterances"
+    title: str = "Names taught to"
     report: str = "report"
     threads: PositiveInt = 1
 
@@ -66,7 +66,7 @@ class TeachAName(Step):
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "report.json", "w") as file:
             json.dump(found, file, ensure_ascii=False, indent=1)
-        path = picture(verdicts, folder / "picture.png", f"{self.title} ({self.model})")
+        path = picture(verdicts, folder / "picture.png", f"{self.title} {self.model}")
         shown = {verdict.way: _told(verdict) for verdict in verdicts}
         return {"chosen": chosen, "figures": shown, "report": str(folder / "report.json"), "picture": str(path)}
 
