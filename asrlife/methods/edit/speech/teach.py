@@ -80,8 +80,8 @@ def teach(
     """The delta after which `model` writes the texts of `utterances` (or the `word` of them alone), and `speech` as before.
 
     R (K' C^-1 K + ridge I)^-1 K' C^-1 over all taught steps: K their keys, R the wanted change of scores (head) or of the module's output
-    (elsewhere), C the second moment of keys over `speech` (arXiv 2403.14236, eq. 7). The model itself is
-    left as it was, bit for bit. `at` is a bench to use again. Raises InputError for what cannot be taught, and where nothing is to change.
+    (elsewhere), C the second moment of keys over `speech` (arXiv 2403.14236, eq. 7). The model itself is left as it
+    was, bit for bit. `at` is a bench to use again. Raises InputError for what cannot be taught, and where nothing is to change.
     """
     found = lessons(model, utterances, word)
     at = at or bench(model, speech, settings)
