@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "syn2real": "asrlife.recipe.syn2real.step:SynToReal",
     "synthesize": "asrlife.recipe.synthesis:Synthesize",
     "teach": "asrlife.recipe.teach:Teach",
+    "teach-a-name": "asrlife.recipe.teach_a_name.step:TeachAName",
     "tune": "asrlife.recipe.tuning:Tune",
 }
 
