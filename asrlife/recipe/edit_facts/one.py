@@ -29,7 +29,6 @@ class EditOne(Editors):
         from asrlife.delta.weights import applied
         from asrlife.methods.edit.edit import edit
         from asrlife.models.text import load_text
-        from asrlife.recipe.edit_facts.make import placed
 
         torch.set_num_threads(self.threads)
         model, request = load_text(self.model), EditRequest(self.subject, self.prompt, self.target, self.phrasings)
@@ -38,7 +37,7 @@ class EditOne(Editors):
         layers = {}
         with place.bar("editing", len(self.editors)) as advance:
             for name in self.editors:
-                editor = placed(model, [request], self.editor(name))
+                editor = self.editor(name, model, [request])
                 delta = edit(model, [request], editor)
                 with applied(model.module, delta):
                     said[name] = model.complete(prompts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from asrlife.errors import InputError
-from asrlife.recipe.edit_facts.editors import Editors, texts_of
+from asrlife.recipe.edit_facts.editors import Editors, development, texts_of
 from asrlife.recipe.registry import Place
 
 if TYPE_CHECKING:
@@ -65,9 +65,10 @@ class EditSequence(Editors):
 
     def followed(self, place: Place, model: TextModel, every: Sequence[Case], name: str, seed: int) -> list[dict[str, Any]]:
         """A row for each number of edits, 0 among them."""
+        from asrlife.data.world.facts import make
         from asrlife.methods.edit.edit import bench, edits
 
-        editor, texts = self.editor(name), texts_of(self.world)
+        editor, texts = self.editor(name, model, development(make(self.world))), texts_of(self.world)
         points = [self.judged(model, every, 0, None, texts)]
         with place.bar(f"editing by {name}, seed {seed}", len(every)) as advance:
             at = bench(model, editor, seed=seed)
