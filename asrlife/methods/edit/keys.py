@@ -142,7 +142,7 @@ def _drawn(model: TextModel, ids: Tensor, tokens: int, generator: torch.Generato
     return ids
 
 
-def contexts(model: TextModel, seed: int = 0, lengths: Sequence[int] = (5, 10), each: int = 5) -> tuple[str, ...]:
+def contexts(model: TextModel, seed: int = 0, lengths: Sequence[int] = (5, 10), each: int = 2) -> tuple[str, ...]:
     """Beginnings to stand before a prompt: none, and `each` texts of each length that the model wrote (cf. arXiv 2202.05262, 3.1)."""
     texts = [text for length in lengths for text in written(model, each, length, seed + length)]
     return ("", *(f"{text}. " for text in texts if text))

@@ -29,6 +29,7 @@ class EditSequence(Editors):
     at: tuple[PositiveInt, ...] = Field(default=(1, 10, 25, 50, 100, 150, 200), min_length=1)
     asked: PositiveInt = 60
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+    phrasings: NonNegativeInt = 0
     title: str = "Edits one after the other"
     report: str = "sequence"
 
@@ -43,7 +44,7 @@ class EditSequence(Editors):
         found: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in self.editors}
         for name in self.editors:
             for seed in self.seeds:
-                found[name].append(self.kept(place, model, cases(world, facts, 0, seed), name, seed))
+                found[name].append(self.kept(place, model, cases(world, facts, self.phrasings, seed), name, seed))
         path = place.out / self.report / "sequence.png"
         sequence_picture(self.title, found, path)
         return {"picture": str(path), "curves": found}

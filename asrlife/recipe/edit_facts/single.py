@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -61,19 +62,21 @@ class EditFacts(Editors):
         with place.bar("asking the model as it is, and in context", 2 * len(asked)) as advance:
             verdicts = [judge_each(model, asked, subject=BASE, texts=texts, advance=advance)]
             verdicts.append(judge_each(model, asked, asked=prompter(self.premise).asked, subject=CONTEXT, texts=texts, advance=advance))
-        known = development(make(self.world))
-        verdicts += [self.edited(place, model, asked, self.editor(name, model, known), texts) for name in self.editors]
+        known, sought = development(make(self.world)), dict[Any, Any]()
+        verdicts += [self.edited(place, model, asked, self.editor(name, model, known), texts, sought) for name in self.editors]
         facts = {"model": self.model, "edits": f"{len(asked)}, {len(self.seeds)} seeds", "phrasings": str(self.phrasings)}
         return Comparison(self.title, tuple(verdicts), facts, NOTES)
 
-    def edited(self, place: Place, model: TextModel, asked: Sequence[Case], editor: Editor, texts: Sequence[str]) -> Verdict:
-        """Edits a few at a time, so that a bar can show how far it is."""
+    def edited(
+        self, place: Place, model: TextModel, asked: Sequence[Case], editor: Editor, texts: Sequence[str], sought: dict[Any, Any]
+    ) -> Verdict:  # fmt: skip
+        """Edits a few at a time, so that a bar can show how far it is; `sought` has what editors before looked for."""
         from asrlife.evaluate.editing import judge_each
         from asrlife.methods.edit.edit import bench, edit_each
 
         deltas: list[Delta] = []
         with place.bar(f"editing by {editor.name}", 2 * len(asked)) as advance:
-            at = bench(model, editor)
+            at = replace(bench(model, editor), sought=sought)
             for first in range(0, len(asked), _TOGETHER):
                 some = [case.request for case in asked[first : first + _TOGETHER]]
                 deltas += edit_each(model, some, editor, at)
