@@ -34,7 +34,7 @@ class Done:
             for outcome in verdict.outcomes
             for a in outcome.answers
         ]
-        return {"layers": list(self.layers), **self.comparison.to_json(), "answers": said}
+        return {**self.comparison.to_json(), "layers": list(self.layers), "answers": said}
 
 
 def changed(
