@@ -56,7 +56,8 @@ def edit(
         raise InputError("nothing to edit: give at least one request")
     asked(model, requests)  # which tells of prompts that are too long before anything else is done
     at = at or bench(model, editor, texts, seed)
-    *_, total = edits(model, requests, editor, at, batch or len(requests), advance)
+    for total in edits(model, requests, editor, at, batch or len(requests), advance):
+        pass  # one delta after the other: all of them together could be large
     return Delta(total.base, total.tensors, _note(model, editor, requests, batch, at))
 
 
