@@ -184,6 +184,15 @@ class Comparison:
         rows = [[v.subject, *map(_cell, v.outcomes), _plain(v.perplexity)] for v in self.verdicts]
         return Table("Free-running answers", ["", *heads, "perplexity"], rows)
 
+    def upright(self) -> Table:
+        """The same with a row for each probe, as a narrow terminal can show it."""
+        heads = ["axis", "asked", "n", *(verdict.subject for verdict in self.verdicts)]
+        rows = [
+            [o.probe.axis, o.probe.name, str(len(o.answers)), *(_cell(verdict.outcomes[place]) for verdict in self.verdicts)]
+            for place, o in enumerate(self.verdicts[0].outcomes)
+        ]
+        return Table("Free-running answers, right in per cent", heads, rows)
+
     def report(self, curves: Sequence[Curve] = ()) -> Report:
         """The same for people; an axis shows its first probe, which its table has beside the others."""
         scores = [score for verdict in self.verdicts for score in self._scores(verdict)]

@@ -20,12 +20,16 @@ KINDS: dict[str, str] = {
     "embedded-lm": "asrlife.recipe.embedded.lm:EmbeddedLm",
     "compare": "asrlife.recipe.compare:Compare",
     "domain": "asrlife.recipe.domain.step:MakeDomain",
+    "edit-facts": "asrlife.recipe.edit_facts.single:EditFacts",
+    "edit-one": "asrlife.recipe.edit_facts.one:EditOne",
+    "edit-sequence": "asrlife.recipe.edit_facts.sequence:EditSequence",
     "evaluate": "asrlife.recipe.evaluation:Evaluate",
     "forgetting": "asrlife.recipe.forgetting:Forgetting",
     "stream": "asrlife.recipe.streaming:Streams",
     "syn2real": "asrlife.recipe.syn2real.step:SynToReal",
     "synthesize": "asrlife.recipe.synthesis:Synthesize",
     "teach": "asrlife.recipe.teach:Teach",
+    "teach-a-name": "asrlife.recipe.teach_a_name.step:TeachAName",
     "tune": "asrlife.recipe.tuning:Tune",
 }
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 COMMANDS = ["transcribe", "evaluate", "serve", "stream", "synthesize", "texts", "recipe list", "recipe run", "info", "demo", "tune"]
-COMMANDS += ["evidence", "repair", "domain", "edit trace"]
+COMMANDS += ["evidence", "repair", "domain", "edit trace", "edit word", "edit facts"]
 COMMANDS += [f"state {verb}" for verb in ("get", "reset", "delete", "export", "import")]
 
 

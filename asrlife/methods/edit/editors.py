@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Bench:
     """What an editor works with: the model, where it writes, contexts, covariances by layer, and the keys of edits made before.
 
-    `moments` are those of keys and gradients over all edits made, by layer; `seed` is for what an editor draws. Contexts and covariances
-    are there for editors that are `measured`.
+    `moments` are those of keys and gradients over all edits made, by layer; `seed` is for what an editor draws; `sought` are values that
+    were looked for before, by all that they depend on. Contexts and covariances are there for editors that are `measured`.
     """
 
     model: TextModel
@@ -39,6 +39,7 @@ class Bench:
     earlier: dict[int, Tensor] = field(default_factory=dict)
     moments: dict[int, Moments] = field(default_factory=dict)
     seed: int = 0
+    sought: dict[Any, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,16 @@ class Valued(Editor):
     `told` texts about each subject, which the model itself writes, are held while they look."""
 
     measured = True
-    told: int = 8
+    told: int = 12
     search: Search = Search()
 
     def _wanted(self, bench: Bench, requests: Sequence[EditRequest], where: Where) -> Tensor:
-        texts = told(bench.model, requests, self.told, seed=bench.seed)
-        return additions(bench.model, requests, bench.contexts, bench.sites[-1], self.search, where, texts).additions
+        """The values of requests; editors that share a bench, and look for the same, look for them once."""
+        key = (bench.model.fingerprint(), tuple(requests), bench.contexts, bench.sites[-1].name, self.told, self.search, where)
+        if key not in bench.sought:
+            texts = told(bench.model, requests, self.told, seed=bench.seed)
+            bench.sought[key] = additions(bench.model, requests, bench.contexts, bench.sites[-1], self.search, where, texts).additions
+        return bench.sought[key]
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,6 @@ class Rome(Valued):
 @dataclass(frozen=True)
 class _Spread(Valued):
     """Editors that write the last layer's wanted output by and by, over several layers and many edits at once (arXiv 2210.07229, 4.3)."""
-
-    count: int = 3
-    search: Search = Search(clamp=0.75)
 
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
         """From the lowest layer up, each change made on the model that has those below it."""

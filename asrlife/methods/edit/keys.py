@@ -142,20 +142,38 @@ def _drawn(model: TextModel, ids: Tensor, tokens: int, generator: torch.Generato
     return ids
 
 
-def contexts(model: TextModel, seed: int = 0, lengths: Sequence[int] = (5, 10), each: int = 5) -> tuple[str, ...]:
+def contexts(model: TextModel, seed: int = 0, lengths: Sequence[int] = (5, 10), each: int = 2) -> tuple[str, ...]:
     """Beginnings to stand before a prompt: none, and `each` texts of each length that the model wrote (cf. arXiv 2202.05262, 3.1)."""
     texts = [text for length in lengths for text in written(model, each, length, seed + length)]
     return ("", *(f"{text}. " for text in texts if text))
 
 
-@torch.no_grad()
 def told(model: TextModel, requests: Sequence[EditRequest], count: int, tokens: int = 16, seed: int = 0) -> list[list[str]]:
-    """What the model itself writes behind each subject, `count` texts at most, without those that name what it would answer now: these
-    say what else it knows of the subject, which an edit should leave as it is."""
+    """What the model itself writes behind each subject, `count` texts at most: what else it knows, which an edit should leave as it is.
+
+    Left out are those in which its answer to the request stands, or would be the likeliest word somewhere: they say what is to change.
+    """
     answers = [text.strip().rstrip(".") for text in model.complete([r.prompt for r in requests], tokens)]
     found = []
     for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
         texts = written(model, 2 * count, tokens, seed + number, request.subject, ends=True) if count else []
         fitting = [text for text in dict.fromkeys(texts) if text[:1].isalpha() and answer not in text]
-        found.append(fitting[:count])
+        kept = _silent(model, request.subject, fitting, _begin(model, request.prompt, answer)) if fitting else []
+        found.append(kept[:count])
     return found
+
+
+def _begin(model: TextModel, prompt: str, answer: str) -> int:
+    """The token that an answer begins with."""
+    ids, first = model.spelt(prompt, f"{prompt} {answer}")
+    return ids[first]
+
+
+@torch.no_grad()
+def _silent(model: TextModel, subject: str, texts: Sequence[str], token: int) -> list[str]:
+    """The texts behind `subject` in which `token` is nowhere the likeliest."""
+    at = rows(model, [(n, subject, subject, text) for n, text in enumerate(texts)])
+    likeliest = model.module(at.ids, attention_mask=at.mask).logits.argmax(-1) == token
+    behind = torch.arange(at.ids.shape[1]) >= at.starts[:, None] - 1
+    said = (likeliest & behind.to(likeliest.device) & at.mask.bool()).any(1)
+    return [text for text, wrong in zip(texts, said.tolist(), strict=True) if not wrong]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt
@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from asrlife.recipe.registry import Step
 
 if TYPE_CHECKING:
+    from asrlife.data.edit import EditRequest
     from asrlife.data.world.facts import Fact, Split, World
     from asrlife.methods.edit.editors import Editor
     from asrlife.methods.edit.in_context import Prompter
@@ -25,11 +26,12 @@ class Editors(Step):
     premise: str = "Suppose: {premise} {rest}"
     threads: PositiveInt = 1
 
-    def editor(self, name: str) -> Editor:
-        """The editor with its settings."""
+    def editor(self, name: str, model: TextModel, requests: Sequence[EditRequest]) -> Editor:
+        """The editor with its settings, where tracing `requests` says unless it names layers."""
         from asrlife.methods.edit.registry import editor_of
+        from asrlife.recipe.edit_facts.make import placed
 
-        return editor_of(name, self.editors[name])
+        return placed(model, requests, editor_of(name, self.editors[name]))
 
     def opened(self, split: Split, most: int) -> tuple[TextModel, World, list[Fact]]:
         """The model, its world, and facts of a split in an order that no relation has to itself."""
@@ -45,6 +47,13 @@ class Editors(Step):
         facts = list(world.split(split))
         random.Random(self.world).shuffle(facts)
         return load_text(self.model), world, facts[:most]
+
+
+def development(world: World) -> list[EditRequest]:
+    """Requests that settings are chosen on."""
+    from asrlife.data.world.edits import cases
+
+    return [case.request for case in cases(world, world.split("edit_dev"))]
 
 
 def prompter(premise: str) -> Prompter:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from asrlife.recipe.edit_facts.editors import Editors, prompter, texts_of
+from asrlife.recipe.edit_facts.editors import Editors, development, prompter, texts_of
+from asrlife.recipe.edit_facts.make import BASE, CONTEXT
 from asrlife.recipe.registry import Place
 
 if TYPE_CHECKING:
     from asrlife.data.world.edits import Case
+    from asrlife.delta.delta import Delta
     from asrlife.evaluate.text import Comparison, Verdict
+    from asrlife.methods.edit.editors import Editor
     from asrlife.models.text import TextModel
 
-BASE, CONTEXT = "not edited", "in context"
 NOTES = (
     "Answers are free-running and greedy; report.json has the teacher-forced figures beside them. Intervals are over edits.",
     "A reversal counts where it names the edited subject; others of which it is true as well are right, too, but tell nothing of the edit.",
@@ -51,6 +54,7 @@ class EditFacts(Editors):
 
     def judged(self, place: Place, model: TextModel, asked: Sequence[Case]) -> Comparison:
         """The model as it is, in context, and each editor on every case."""
+        from asrlife.data.world.facts import make
         from asrlife.evaluate.editing import judge_each
         from asrlife.evaluate.text import Comparison
 
@@ -58,24 +62,27 @@ class EditFacts(Editors):
         with place.bar("asking the model as it is, and in context", 2 * len(asked)) as advance:
             verdicts = [judge_each(model, asked, subject=BASE, texts=texts, advance=advance)]
             verdicts.append(judge_each(model, asked, asked=prompter(self.premise).asked, subject=CONTEXT, texts=texts, advance=advance))
-        verdicts += [self.edited(place, model, asked, name, texts) for name in self.editors]
+        known, sought = development(make(self.world)), dict[Any, Any]()
+        verdicts += [self.edited(place, model, asked, self.editor(name, model, known), texts, sought) for name in self.editors]
         facts = {"model": self.model, "edits": f"{len(asked)}, {len(self.seeds)} seeds", "phrasings": str(self.phrasings)}
         return Comparison(self.title, tuple(verdicts), facts, NOTES)
 
-    def edited(self, place: Place, model: TextModel, asked: Sequence[Case], name: str, texts: Sequence[str]) -> Verdict:
-        """Edits a few at a time, so that a bar can show how far it is."""
+    def edited(
+        self, place: Place, model: TextModel, asked: Sequence[Case], editor: Editor, texts: Sequence[str], sought: dict[Any, Any]
+    ) -> Verdict:  # fmt: skip
+        """Edits a few at a time, so that a bar can show how far it is; `sought` has what editors before looked for."""
         from asrlife.evaluate.editing import judge_each
         from asrlife.methods.edit.edit import bench, edit_each
 
-        editor, deltas = self.editor(name), []
-        with place.bar(f"editing by {name}", 2 * len(asked)) as advance:
-            at = bench(model, editor)
+        deltas: list[Delta] = []
+        with place.bar(f"editing by {editor.name}", 2 * len(asked)) as advance:
+            at = replace(bench(model, editor), sought=sought)
             for first in range(0, len(asked), _TOGETHER):
                 some = [case.request for case in asked[first : first + _TOGETHER]]
                 deltas += edit_each(model, some, editor, at)
                 for _ in some:
                     advance()
-            return judge_each(model, asked, deltas, subject=name, texts=texts, advance=advance)
+            return judge_each(model, asked, deltas, subject=editor.name, texts=texts, advance=advance)
 
 
 _TOGETHER = 40

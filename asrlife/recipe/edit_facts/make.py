@@ -1,0 +1,68 @@
+"""One delta from some requests, judged beside the model as it is and beside the same facts in context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asrlife.data.edit import EditRequest
+    from asrlife.delta.delta import Delta
+    from asrlife.evaluate.text import Comparison, Verdict
+    from asrlife.methods.edit.editors import Editor
+    from asrlife.methods.edit.in_context import Prompter
+    from asrlife.models.text import TextModel
+
+_TRACED = 12  # requests that a layer is chosen by
+BASE, CONTEXT = "not edited", "in context"
+
+
+@dataclass(frozen=True)
+class Done:
+    """The delta, the layers it moves, and what the three say."""
+
+    delta: Delta
+    layers: tuple[int, ...]
+    comparison: Comparison
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures and every answer."""
+        said = [
+            {"subject": verdict.subject, "probe": outcome.probe.name, "prompt": a.question.prompt, "said": a.completion, "right": a.right}
+            for verdict in self.comparison.verdicts
+            for outcome in verdict.outcomes
+            for a in outcome.answers
+        ]
+        return {"layers": list(self.layers), **self.comparison.to_json(), "answers": said}
+
+
+def changed(
+    model: TextModel, requests: Sequence[EditRequest], editor: Editor, prompter: Prompter, *, batch: int = 0, seed: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> Done:  # fmt: skip
+    """Make and judge it. Where the editor names no layers, tracing chooses the last of them by what `model` knows of these subjects now."""
+    from asrlife.evaluate.editing import case_of, judge_all, judge_each
+    from asrlife.evaluate.text import Comparison
+    from asrlife.methods.edit.edit import edit
+
+    editor = placed(model, requests, editor, seed)
+    delta = edit(model, requests, editor, batch=batch, seed=seed, advance=advance)
+    cases = [case_of(model, request) for request in requests]
+    verdicts: tuple[Verdict, ...] = (
+        judge_all(model, cases, None, BASE),
+        judge_each(model, cases, asked=prompter.asked, subject=CONTEXT),
+        judge_all(model, cases, delta, editor.name),
+    )
+    facts = {"model": model.name, "edits": str(len(requests)), "layers": ", ".join(map(str, editor.layers or ()))}
+    return Done(delta, editor.layers or (), Comparison(f"{len(requests)} edits", verdicts, facts))
+
+
+def placed(model: TextModel, requests: Sequence[EditRequest], editor: Editor, seed: int = 0) -> Editor:
+    """The editor with its layers: those that it names, or those that end where tracing finds what is known of the subjects."""
+    from asrlife.methods.edit.tracing import layer_by_tracing
+
+    if editor.layers is not None:
+        return editor
+    last = layer_by_tracing(model, requests[:_TRACED], seed=seed)
+    return replace(editor, layers=tuple(range(max(0, last - editor.count + 1), last + 1)))
