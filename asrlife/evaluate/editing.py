@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from math import ceil
 
 from asrlife.data.edit import EditRequest
 from asrlife.data.world.edits import Case
@@ -31,6 +32,7 @@ AXIS: Mapping[str, Axis] = {
     "instructions": "locality",
     "refusals": "locality",
 }
+_MEASURED = 20  # edits whose perplexity is measured
 Asked = Callable[[EditRequest, str], str]
 
 
@@ -69,13 +71,13 @@ def judge_each(
     texts: Sequence[str] = (), forced: bool = True, advance: Callable[[], None] = lambda: None,
 ) -> Verdict:  # fmt: skip
     """Every case asked of the model that has its delta alone, or of the model as it is; the perplexity is the mean over edits of that on
-    `texts`, drawn from at most 20 of them."""
+    `texts`, of at most 20 of them."""
     if deltas is not None and len(deltas) != len(cases):
         raise InputError(f"{len(deltas)} edits and {len(cases)} cases: give each case its edit")
     verdicts = []
     for number, case in enumerate(cases):
         with _with(model, None if deltas is None else deltas[number]):
-            some = texts if number % max(1, len(cases) // 20) == 0 else ()
+            some = texts if number % ceil(len(cases) / _MEASURED) == 0 else ()
             verdicts.append(judge(model, probes_of(case, asked), some, subject, forced))
         advance()
     return joined(verdicts, subject)

@@ -54,6 +54,11 @@ class TextModel:
             raise InputError(f"{self.name} has no token that ends a text: set eos_token in its tokenizer_config.json")
         return int(found)
 
+    @property
+    def places(self) -> int:
+        """How many tokens the network has positions for; a billion where its configuration sets no bound."""
+        return int(getattr(self.module.config, "max_position_embeddings", 0) or 10**9)
+
     def ids(self, text: str) -> list[int]:
         """Tokens of a text with what the tokenizer puts before it, without an end."""
         found = list(self.speller(text).input_ids)
@@ -121,7 +126,7 @@ class TextModel:
         Raises InputError for a text without tokens, or with more than the network has positions for.
         """
         rows = [[*self.ids(text), self.end] for text in texts]
-        longest, room = max(map(len, rows)), int(getattr(self.module.config, "max_position_embeddings", 0) or 10**9)
+        longest, room = max(map(len, rows)), self.places
         if min(map(len, rows)) < 2 or longest > room + 1:
             raise InputError(f"texts of {min(map(len, rows))} to {longest} tokens: give at least 2 and at most {room + 1}; split long ones")
         ids = torch.full((len(rows), longest), self.end, device=self.device)

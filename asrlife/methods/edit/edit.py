@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -56,7 +57,8 @@ def edit(
         raise InputError("nothing to edit: give at least one request")
     asked(model, requests)  # which tells of prompts that are too long before anything else is done
     at = at or bench(model, editor, texts, seed)
-    *_, total = edits(model, requests, editor, at, batch or len(requests), advance)
+    # the last alone: all of them together could be large
+    (total,) = deque(edits(model, requests, editor, at, batch or len(requests), advance), maxlen=1)
     return Delta(total.base, total.tensors, _note(model, editor, requests, batch, at))
 
 

@@ -97,7 +97,7 @@ def covariances(model: TextModel, texts: Sequence[str], at: Sequence[Site], most
 
 
 def _batches(model: TextModel, texts: Sequence[str], most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    room = min(most, int(getattr(model.module.config, "max_position_embeddings", 0) or most))
+    room = min(most, model.places)
     tokens = sorted((model.ids(text)[:room] for text in texts), key=len)
     group: list[list[int]] = []
     for row in [*(row for row in tokens if row), []]:
@@ -120,11 +120,10 @@ def written(model: TextModel, count: int, tokens: int, seed: int = 0, begin: str
     """
     first = model.ids(begin) or [model.end]
     generator = torch.Generator(model.device).manual_seed(seed)
-    room = int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9)
     texts = []
     for done in range(0, count, _WRITTEN):
         ids = torch.tensor([first] * min(_WRITTEN, count - done), device=model.device)
-        rows = _drawn(model, ids, min(tokens, room - len(first)), generator, ends)[:, len(first) :].tolist()
+        rows = _drawn(model, ids, min(tokens, model.places - len(first)), generator, ends)[:, len(first) :].tolist()
         kept = [row[: row.index(model.end)] if model.end in row else row for row in rows]
         texts += [str(model.speller.decode(row, skip_special_tokens=True)).strip() for row in kept]
     return texts
@@ -153,13 +152,27 @@ def told(model: TextModel, requests: Sequence[EditRequest], count: int, tokens: 
 
     Left out are those in which its answer to the request stands, or would be the likeliest word somewhere: they say what is to change.
     """
-    answers = [text.strip().rstrip(".") for text in model.complete([r.prompt for r in requests], tokens)]
+    if not count:
+        return [[] for _ in requests]
     found = []
-    for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
-        texts = written(model, 2 * count, tokens, seed + number, request.subject, ends=True) if count else []
-        fitting = [text for text in dict.fromkeys(texts) if text[:1].isalpha() and answer not in text]
+    for number, (request, answer) in enumerate(zip(requests, _answers(model, requests, tokens), strict=True)):
+        texts = written(model, 2 * count, tokens, seed + number, request.subject, ends=True)
+        other = [text for text in dict.fromkeys(texts) if text[:1].isalpha() and answer not in text]
+        # spelt anew behind the subject, a text can have more tokens than were drawn
+        fitting = [text for text in other if len(model.ids(f"{request.subject} {text}")) <= model.places]
         kept = _silent(model, request.subject, fitting, _begin(model, request.prompt, answer)) if fitting else []
         found.append(kept[:count])
+    return found
+
+
+def _answers(model: TextModel, requests: Sequence[EditRequest], tokens: int) -> list[str]:
+    """What the model answers each request now, in no more tokens than the network has places for."""
+    room = [min(tokens, model.places - len(model.ids(request.prompt))) for request in requests]
+    found = [""] * len(requests)
+    for most in set(room):
+        some = [place for place, own in enumerate(room) if own == most]
+        for place, text in zip(some, model.complete([requests[place].prompt for place in some], most), strict=True):
+            found[place] = text.strip().rstrip(".")
     return found
 
 

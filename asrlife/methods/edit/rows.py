@@ -67,9 +67,9 @@ def rows(model: TextModel, texts: Sequence[tuple[int, str, str, str]]) -> Rows:
         ids.append(whole)
         places.append(end_of_subject(model, prompt, subject))
         starts.append(model.spelt(prompt, f"{prompt} {target}")[1] if target else len(whole))
-    longest, room = max(map(len, ids)), int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9)
-    if longest > room:
-        raise InputError(f"a prompt with its target has {longest} tokens and {model.name} has places for {room}: shorten it")
+    longest = max(map(len, ids))
+    if longest > model.places:
+        raise InputError(f"a prompt with its target has {longest} tokens and {model.name} has places for {model.places}: shorten it")
     padded = torch.full((len(ids), longest), model.end, device=model.device)
     mask = torch.zeros_like(padded)
     for number, row in enumerate(ids):

@@ -95,7 +95,7 @@ def trace(
     if min(window, samples) < 1 or not 0 <= noise < inf:
         raise InputError(f"window {window}, {samples} samples, noise {noise:g}: give at least 1, at least 1, and no less than 0")
     ids = torch.tensor([model.ids(prompt)], device=model.device)
-    if ids.shape[1] > (room := int(getattr(model.module.config, "max_position_embeddings", 0) or 10**9)):
+    if ids.shape[1] > (room := model.places):
         raise InputError(f"the prompt has {ids.shape[1]} tokens and {model.name} takes {room}: shorten it")
     last = end_of_subject(model, prompt, subject)
     span = range(place_of(model, prompt, prompt.rfind(subject)), last + 1)

@@ -202,7 +202,7 @@ class Reading:
         """Its size is the number of tokens; raises InputError for no text, or one that the model has no room for."""
         text = _worded(utterance)
         count = len(self.model.ids(text)) + 1
-        room = int(getattr(self.model.module.config, "max_position_embeddings", 0) or 10**9)
+        room = self.model.places
         if count > room:
             raise InputError(f"has {count} tokens, the model takes {room}; split it")
         return Item(utterance, text, count)

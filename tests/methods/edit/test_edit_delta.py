@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,9 @@ def model() -> TextModel:
 
 
 def editor(name: str) -> Editor:
-    return EDITORS[name](layers=(0, 1), search=Search(steps=4))
+    few: dict[str, Any] = {"search": Search(steps=4), "steps": 4}
+    known = {field.name for field in fields(EDITORS[name])}
+    return EDITORS[name](layers=(0, 1), **{key: value for key, value in few.items() if key in known})
 
 
 def fresh(model: TextModel, name: str) -> Bench:

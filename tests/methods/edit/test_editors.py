@@ -20,6 +20,7 @@ from asrlife.delta.weights import applied
 from asrlife.errors import InputError
 from asrlife.methods.edit.edit import bench, edit, edit_each
 from asrlife.methods.edit.editors import Bench, Editor, Valued
+from asrlife.methods.edit.keys import told
 from asrlife.methods.edit.moments import Moments
 from asrlife.methods.edit.registry import EDITORS
 from asrlife.methods.edit.sites import chosen, linears, sites
@@ -289,3 +290,17 @@ def test_running_moments_are_those_of_all_rows_however_they_come() -> None:
     torch.testing.assert_close(found.spread / found.count, every.var(0, correction=0))
     torch.testing.assert_close(found.normalised(every)[:, :4].std(0, correction=0), torch.ones(4, dtype=torch.float64))
     assert found.count == 31 and not found.normalised(rows)[:, 4].any()
+
+
+@pytest.mark.parametrize("spare", [0, 1, 20])
+def test_what_is_told_of_a_subject_keeps_within_the_places_of_the_network(model: TextModel, spare: int) -> None:
+    short, long = REQUESTS[0], EditRequest("Leila Castell", f"{'Yes. ' * 6}Leila Castell was born in", "Seville")
+    config = GPT2Config(
+        vocab_size=model.module.config.vocab_size, n_positions=len(asked(model, [long]).ids[0]) + spare, n_embd=32, n_layer=3, n_head=2,
+        bos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    narrow = replace(model, name="narrow", module=GPT2LMHeadModel(config).eval())
+    together = told(narrow, [short, long], 2, seed=1)
+    assert together == [told(narrow, [short], 2, seed=1)[0], told(narrow, [long], 2, seed=2)[0]]
+    assert all(len(texts) <= 2 for texts in together) and told(narrow, [short, long], 0) == [[], []]
