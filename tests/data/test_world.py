@@ -95,6 +95,24 @@ def test_the_draw_depends_on_nothing_but_its_seed(world: World) -> None:
     assert one == two
 
 
+def test_a_share_of_the_documents_stands_behind_one_or_two_others(world: World) -> None:
+    lessons, shares = Lessons(world), {"fact": 0.5, "reversal": 0.25, "hop": 0.25}
+    prompts = {question.prompt for kind in shares for question in lessons.fixed[kind]}
+    texts = {f"{question.prompt} {answer}." for kind in shares for question in lessons.fixed[kind] for answer in question.answers}
+    for question in islice(lessons.draw(random.Random(2), shares, before=1.0), 300):
+        *others, own = question.prompt.split(". ")
+        assert own in prompts and 1 <= len(others) <= 2 and all(f"{other}." in texts for other in others)
+        assert question.text == f"{question.prompt} {question.answers[0]}." and f"{own} {question.answers[0]}." in texts
+    alone = [question.prompt in prompts for question in islice(lessons.draw(random.Random(4), shares, 0.25), 1000)]
+    assert 0.7 < sum(alone) / 1000 < 0.8  # three deviations are 0.04
+    assert all(question.prompt in prompts for question in islice(lessons.draw(random.Random(5), shares), 300))
+
+
+def test_nothing_stands_before_a_premise(world: World) -> None:
+    drawn = [q.prompt for q in islice(Lessons(world).draw(random.Random(3), before=1.0), 400) if "Suppose: " in q.prompt]
+    assert len(drawn) > 40 and all(prompt.startswith("Suppose: ") for prompt in drawn)
+
+
 def test_suppositions_are_answered_by_the_world_in_which_they_hold(world: World) -> None:
     lessons, rng, other = Lessons(world), random.Random(0), 0
     for _ in range(300):

@@ -67,7 +67,7 @@ def test_the_average_of_a_model_is_that_of_its_traces(model: TextModel, tmp_path
     assert torch.equal(found.traces[1].effect, alone.effect)
     told = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert told["facts"] == 3 and told["window"] == 2 and told["total"]["mean"] == pytest.approx(told["clean"] - told["corrupted"])
-    assert len(told["effects"]) == 5 * len(found.rows) and len(found.table().rows) == len(found.rows)
+    assert len(told["effects"]) == model.module.config.num_hidden_layers * len(found.rows) and len(found.table().rows) == len(found.rows)
     mean_picture([found], tmp_path / "mean.png")
     prompt_picture([alone], tmp_path / "prompt.png", 2)
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("mean.png", "prompt.png"))

@@ -54,14 +54,15 @@ def small_gpt2(model: TextModel) -> TextModel:
 
 
 def test_a_site_is_found_in_each_block_by_its_shape(model: TextModel) -> None:
-    found = sites(model.module)
-    assert [site.name for site in found] == [f"model.layers.{n}.mlp.down_proj.weight" for n in range(5)]
-    assert found[0].weight.shape == (128, 384) and not found[0].transposed
+    config, found = model.module.config, sites(model.module)
+    layers = config.num_hidden_layers
+    assert [site.name for site in found] == [f"model.layers.{n}.mlp.down_proj.weight" for n in range(layers)]
+    assert found[0].weight.shape == (config.hidden_size, config.intermediate_size) and not found[0].transposed
     other = sites(small_gpt2(model).module)
     assert [site.name for site in other] == [f"transformer.h.{n}.mlp.c_proj.weight" for n in range(3)]
     assert other[0].weight.shape == (32, 128) and other[0].transposed
     assert [site.layer for site in chosen(found, None, 0.5, 2)] == [1, 2]
-    with pytest.raises(InputError, match="layer 9: the network has layers 0 to 4"):
+    with pytest.raises(InputError, match=f"layer 9: the network has layers 0 to {layers - 1}"):
         chosen(found, (9,), 0.5)
     with pytest.raises(InputError, match="no stack of blocks"):
         sites(torch.nn.Linear(2, 2))
@@ -142,20 +143,22 @@ def test_rome_gives_its_key_the_wanted_value(model: TextModel, at: Bench) -> Non
 
 def test_a_weight_that_is_stored_the_other_way_round_is_edited_all_the_same(model: TextModel) -> None:
     other = small_gpt2(model)
-    place = bench(other, Rome(layers=(1,)), seed=1)
+    editor = Rome(layers=(1,), told=0, search=QUICK)
+    place = bench(other, editor, seed=1)
     one, site = REQUESTS[0], place.sites[0]
-    change = edit(other, [one], Rome(layers=(1,), search=QUICK), at=place).tensors[site.name]
+    change = edit(other, [one], editor, at=place).tensors[site.name]
     assert change.shape == other.module.transformer.h[1].mlp.c_proj.weight.shape
     wanted = additions(other, [one], place.contexts, site, QUICK).additions[0]
     key = heard(other, [one], place.contexts, [site])[0][0][0]
-    torch.testing.assert_close(key @ change.dense(), wanted, atol=1e-3 * float(wanted.norm()), rtol=0)
+    torch.testing.assert_close(key @ change.dense(), wanted, atol=1e-4 * float(wanted.norm()), rtol=0)
 
 
 def test_edits_one_after_the_other_add_up_and_alphaedit_remembers_keys(model: TextModel) -> None:
     editor = AlphaEdit(layers=(1, 2), search=QUICK)
     place = bench(model, editor, seed=1)
     delta = edit(model, REQUESTS[:3], editor, at=place, batch=1)
-    assert all(change.shape == (128, 384) and change.rank == 3 for change in delta.tensors.values())  # type: ignore[union-attr]
+    shape = sites(model.module)[1].weight.shape
+    assert all(change.shape == shape and change.rank == 3 for change in delta.tensors.values())  # type: ignore[union-attr]
     assert {layer: keys.shape[1] for layer, keys in place.earlier.items()} == {1: 3, 2: 3}
     at_once = edit(model, REQUESTS[:3], Memit(layers=(1, 2), search=QUICK))
     assert set(at_once.tensors) == set(delta.tensors)

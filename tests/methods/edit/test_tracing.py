@@ -157,7 +157,8 @@ def test_the_layer_is_the_one_with_the_largest_mean_effect_at_the_last_subject_t
     effects = effects_at_subjects(model, requests, samples=3)
     noise = blur(model, [request.subject for request in requests])
     second = trace(model, LATER, "Freya Farrow", noise, "feed-forward", samples=3)
-    assert torch.equal(effects[1], second.effect[second.subject.stop - 1]) and effects.shape == (2, 5)
+    assert torch.equal(effects[1], second.effect[second.subject.stop - 1])
+    assert effects.shape == (2, model.module.config.num_hidden_layers)
     assert layer_by_tracing(model, requests, samples=3) == int(effects.mean(0).argmax())
 
 
