@@ -120,12 +120,24 @@ class _Spread(Valued):
 
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> dict[str, LowRank]:
         """From the lowest layer up, each change made on the model that has those below it."""
-        return self._spread(bench, requests, self._wanted(bench, requests, "block"))
+        return self._written(bench, requests, self._wanted(bench, requests, self._where(bench)))
 
     def each(self, bench: Bench, requests: Sequence[EditRequest]) -> list[dict[str, LowRank]]:
         """The values of all are sought together, and each is written alone."""
-        wanted = self._wanted(bench, requests, "block")
-        return [self._spread(_alone(bench), [request], wanted[[n]]) for n, request in enumerate(requests)]
+        wanted = self._wanted(bench, requests, self._where(bench))
+        return [self._written(_alone(bench), [request], wanted[[n]]) for n, request in enumerate(requests)]
+
+    @staticmethod
+    def _where(bench: Bench) -> Where:
+        """One layer writes what it wants itself; several meet in the stream."""
+        return "feed-forward" if len(bench.sites) == 1 else "block"
+
+    def _written(self, bench: Bench, requests: Sequence[EditRequest], wanted: Tensor) -> dict[str, LowRank]:
+        if len(bench.sites) > 1:
+            return self._spread(bench, requests, wanted)
+        (site,) = bench.sites
+        keys = heard(bench.model, requests, bench.contexts, [site])[0][0]
+        return {site.name: site.stored(self.solved(bench, site, wanted.double().cpu().T, keys.double().cpu().T))}
 
     def _spread(self, bench: Bench, requests: Sequence[EditRequest], wanted: Tensor) -> dict[str, LowRank]:
         last, count = bench.sites[-1], len(bench.sites)
