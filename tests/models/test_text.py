@@ -108,10 +108,11 @@ def test_the_embedded_model_knows_its_world() -> None:
     model = load_text("embedded:lm")
     verdict = judge(model, world_probes(make(0), 40))
     assert verdict.named("facts").share >= 0.95 and verdict.named("refusals").share >= 0.95
-    # combinations of an instruction and a fact that it never saw: the form of the answer is always right, the fact in it is not
+    # combinations of an instruction and a fact that it never saw: the form of the answer is always right, the fact in it mostly
     told = verdict.named("instructions")
-    assert told.share >= 0.5
+    assert told.share >= 0.8  # 0.952 of 3,936
     assert all(answer.completion.startswith(("{", answer.completion[:2].upper())) for answer in told.answers)
     scores = {row["set"]: row["value"] for row in model.card["scores"]}
     assert scores["facts"] >= 0.99 and scores["reversals"] >= 0.99 and scores["paraphrases"] >= 0.9 and scores["refusals"] >= 0.99
+    assert scores["one hop, unseen"] >= 0.7 and scores["two hops, unseen"] >= 0.6 and scores["instructions"] >= 0.9
     assert json.loads(json.dumps(model.card)) == model.card

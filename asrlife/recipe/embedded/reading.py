@@ -49,9 +49,10 @@ def places(spans: Iterable[tuple[int, int]], offsets: Sequence[tuple[int, int]])
 
 
 def masks(known: Tensor, names: Sequence[Sequence[tuple[int, int]]]) -> tuple[Tensor, Tensor]:
-    """What may be read (rows, 1, tokens, tokens) in lower layers, where no name is read from behind it, and in upper ones: its last token.
+    """What each token may read in lower layers (of a name before it, nothing) and in upper ones (its last token alone).
 
-    `known` (rows, tokens) is False at padding; `names` are (first token, last token) of each row.
+    Two masks (rows, 1, reader, read), True where it may. `known` (rows, tokens) is False at padding, `names` are (first token, last
+    token) of each row. A name reads itself, and padding too, so that no row of a softmax is empty.
     """
     length = known.shape[1]
     upper = torch.ones(length, length, dtype=torch.bool).tril() & known[:, None, :]

@@ -1,4 +1,4 @@
-"""Teaching a small Llama the closed world: its tokenizer, its shape, batches of documents, the loss."""
+"""Teaching a small Llama the closed world: its tokenizer, its shape, batches of documents, the loss, and how names are read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def kept_tokenizer(folder: Path, lessons: Lessons, size: int) -> PreTrainedToken
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def build(vocabulary: int, width: int = 128, layers: int = 5, inner: int = 384, heads: int = 4) -> LlamaForCausalLM:
+def build(vocabulary: int, width: int = 128, layers: int = 6, inner: int = 512, heads: int = 4) -> LlamaForCausalLM:
     """A new model; input and output embeddings are one tensor."""
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
@@ -75,8 +75,8 @@ class Late:
     """
 
     def __init__(self, world: World, below: int, share: float, seed: int) -> None:
-        self.names, self.below, self.share = Names(name for fact in world.facts for name in (fact.subject, fact.object)), below, share
-        self.rng = random.Random(seed)
+        self.names = Names(name for fact in world.facts for name in (fact.subject, fact.object))
+        self.below, self.share, self.rng = below, share, random.Random(seed)
 
     def reading(self, model: TextModel, documents: Documents, known: torch.Tensor) -> AbstractContextManager[None]:
         """A context in which the network reads these documents so."""

@@ -106,7 +106,7 @@ def test_values_of_many_edits_at_once_are_those_of_one_by_one(model: TextModel, 
     together = additions(model, REQUESTS, at.contexts[:3], site, QUICK)
     alone = torch.cat([additions(model, [one], at.contexts[:3], site, QUICK).additions for one in REQUESTS])
     gap = (together.additions - alone).norm(dim=-1) / alone.norm(dim=-1)
-    assert float(gap.max()) < 1e-2  # 3e-4 measured: Adam turns rounding into steps where a gradient is nearly none
+    assert float(gap.max()) < 1e-2  # 0 to 3e-4 measured: Adam turns rounding into steps where a gradient is nearly none
     assert float(alone.norm(dim=-1).min()) > 0.1
 
 
