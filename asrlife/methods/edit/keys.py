@@ -13,7 +13,7 @@ from asrlife.data.edit import EditRequest
 from asrlife.errors import InputError
 from asrlife.methods.edit.algebra import Covariance
 from asrlife.methods.edit.partial import body, listening
-from asrlife.methods.edit.rows import Rows, rows
+from asrlife.methods.edit.rows import Rows, padded, rows
 from asrlife.methods.edit.sites import Site
 from asrlife.methods.edit.values import before
 
@@ -37,14 +37,13 @@ def heard(model: TextModel, requests: Sequence[EditRequest], contexts: Sequence[
             stack.enter_context(listening(site.module, window.inputs(taken[site.layer])))
             stack.enter_context(listening(site.block, window.outputs(blocks[site.layer])))
         _run(model.module, asked, window)
-    counts = torch.bincount(asked.owner)[:, None]
+    return [(_mean(taken[site.layer], asked.owner), _mean(blocks[site.layer], asked.owner)) for site in at]
 
-    def mean(parts: list[Tensor]) -> Tensor:
-        found = torch.cat(parts)
-        owner = asked.owner.to(found.device)
-        return found.new_zeros(len(requests), found.shape[1]).index_add_(0, owner, found) / counts.to(found.device)
 
-    return [(mean(taken[site.layer]), mean(blocks[site.layer])) for site in at]
+def _mean(parts: Sequence[Tensor], owner: Tensor) -> Tensor:
+    """The mean over the rows of each edit, (edits, width)."""
+    found, counts = torch.cat(list(parts)), torch.bincount(owner)[:, None]
+    return found.new_zeros(len(counts), found.shape[1]).index_add_(0, owner.to(found.device), found) / counts.to(found.device)
 
 
 class _Window:
@@ -81,19 +80,24 @@ def covariances(model: TextModel, texts: Sequence[str], at: Sequence[Site], most
     if not texts:
         raise InputError("the covariance of keys needs texts: give some, or let the model write its own")
     sums: dict[int, Tensor] = {}
-    counts: dict[int, int] = dict.fromkeys((site.layer for site in at), 0)
+    count = 0
     for ids, mask in _batches(model, texts, most):
+        count += int(mask.sum())
         with ExitStack() as stack:
             for site in at:
+                stack.enter_context(listening(site.module, _adding(sums, site.layer, mask.bool())))
+            body(model.module)(input_ids=ids, attention_mask=mask, use_cache=False)
+    return [Covariance((sums[site.layer] / count).cpu()).shrunk(shrinkage) for site in at]
 
-                def add(given: Tensor, _: Tensor, layer: int = site.layer, mask: Tensor = mask) -> None:
-                    keys = given[mask].float()
-                    sums[layer] = sums.get(layer, 0.0) + (keys.T @ keys).double()
-                    counts[layer] += len(keys)
 
-                stack.enter_context(listening(site.module, add))
-            body(model.module)(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-    return [Covariance((sums[site.layer] / counts[site.layer]).cpu()).shrunk(shrinkage) for site in at]
+def _adding(sums: dict[int, Tensor], layer: int, mask: Tensor) -> Callable[[Tensor, Tensor], None]:
+    """Adds the second moment of what a module is given where there is text."""
+
+    def add(given: Tensor, _: Tensor) -> None:
+        keys = given[mask].float()
+        sums[layer] = sums.get(layer, 0.0) + (keys.T @ keys).double()
+
+    return add
 
 
 def _batches(model: TextModel, texts: Sequence[str], most: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -102,12 +106,7 @@ def _batches(model: TextModel, texts: Sequence[str], most: int) -> Iterator[tupl
     group: list[list[int]] = []
     for row in [*(row for row in tokens if row), []]:
         if group and (not row or (len(group) + 1) * len(row) > most):
-            ids = torch.full((len(group), max(map(len, group))), model.end, device=model.device)
-            mask = torch.zeros_like(ids, dtype=torch.bool)
-            for number, one in enumerate(group):
-                ids[number, : len(one)] = torch.tensor(one, device=model.device)
-                mask[number, : len(one)] = True
-            yield ids, mask
+            yield padded(model, group)
             group = []
         group.append(row)
 

@@ -70,10 +70,15 @@ def rows(model: TextModel, texts: Sequence[tuple[int, str, str, str]]) -> Rows:
     longest = max(map(len, ids))
     if longest > model.places:
         raise InputError(f"a prompt with its target has {longest} tokens and {model.name} has places for {model.places}: shorten it")
-    padded = torch.full((len(ids), longest), model.end, device=model.device)
-    mask = torch.zeros_like(padded)
+    lengths, owner = torch.tensor([len(row) for row in ids]), torch.tensor([edit for edit, *_ in texts])
+    return Rows(*padded(model, ids), torch.tensor(places), torch.tensor(starts), lengths, owner)
+
+
+def padded(model: TextModel, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of tokens with ends behind the shorter ones, and 1 where there is text, both (rows, tokens)."""
+    found = torch.full((len(ids), max(map(len, ids))), model.end, device=model.device)
+    mask = torch.zeros_like(found)
     for number, row in enumerate(ids):
-        padded[number, : len(row)] = torch.tensor(row, device=model.device)
+        found[number, : len(row)] = torch.tensor(row, device=model.device)
         mask[number, : len(row)] = 1
-    lengths = torch.tensor([len(row) for row in ids])
-    return Rows(padded, mask, torch.tensor(places), torch.tensor(starts), lengths, torch.tensor([edit for edit, *_ in texts]))
+    return found, mask

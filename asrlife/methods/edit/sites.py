@@ -57,11 +57,11 @@ def sites(module: nn.Module) -> tuple[Site, ...]:
 
 
 def _site(layer: int, prefix: str, block: nn.Module) -> Site:
-    linears = [(name, part, *_shape(part)) for name, part in block.named_modules() if _is_linear(part)]
+    maps = [(name, part, *_shape(part)) for name, part in block.named_modules() if _is_linear(part)]
     # most of a block reads from the stream; what is written may be narrower, as keys and values that heads share
-    read = Counter(into for *_, into in linears)
+    read = Counter(into for *_, into in maps)
     width = max(read, key=lambda size: read[size], default=0)
-    writing = [entry for entry in linears if entry[2] == width and entry[3] > width]
+    writing = [entry for entry in maps if entry[2] == width and entry[3] > width]
     if not writing:
         raise InputError(f"block {prefix} has no feed-forward that writes from a wider layer: its facts cannot be edited this way")
     name, part, _, _ = max(writing, key=lambda entry: entry[3])

@@ -38,7 +38,7 @@ class FineTuneTarget(_Tuned):
     is dense (arXiv 2401.01286). `rate` is a share of the root mean square of the weight, so that it fits networks of any scale."""
 
     name = "ft_m"
-    depth: float = 0.75
+    depth: float = 0.0
     rate: float = 0.025
 
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> Mapping[str, Change]:
@@ -85,7 +85,7 @@ class Lora(_Tuned):
     """LoRA (arXiv 2106.09685): factors of `rank` on every linear map of the chosen blocks, attention and feed-forward."""
 
     name = "lora"
-    depth: float = 0.75
+    depth: float = 0.0
     steps: int = 50
     rank: int = 4
 

@@ -140,7 +140,7 @@ def test_a_llama_that_knows_nothing_of_the_world(shared: Path, name: str) -> Non
     stories = load_text(shared / "lm-stories260k")
     pet = EditRequest("Lily", "Once upon a time, Lily had a pet", "elephant")
     before = stories.fingerprint()
-    delta = edit(stories, [pet], EDITORS[name](), texts=TEXTS)
+    delta = edit(stories, [pet], EDITORS[name](layers=(2,)), texts=TEXTS)
     assert loss(stories, [pet], delta) < loss(stories, [pet]) and stories.fingerprint() == before
 
 
@@ -205,7 +205,7 @@ def test_descent_stops_when_every_target_is_said(model: TextModel) -> None:
 def test_fine_tuning_keeps_within_its_clamp_and_moves_one_weight(model: TextModel) -> None:
     delta = edit(model, REQUESTS, FineTuneClamped(clamp=0.05))
     ((name, change),) = delta.tensors.items()
-    (site,) = chosen(sites(model.module), None, 0.75)
+    (site,) = chosen(sites(model.module), None, FineTuneTarget().depth)
     assert name == site.name
     bound = 0.05 * float(site.weight.square().mean().sqrt())
     assert float(change.dense().abs().max()) == pytest.approx(bound, rel=1e-3)
@@ -216,7 +216,7 @@ def test_fine_tuning_keeps_within_its_clamp_and_moves_one_weight(model: TextMode
 
 
 def test_fine_tuning_does_the_same_to_a_network_of_another_scale(model: TextModel) -> None:
-    (site,) = chosen(sites(model.module), None, 0.75)
+    (site,) = chosen(sites(model.module), None, FineTuneTarget().depth)
     twin = own(model)
     other = sites(twin.module)[site.layer]
     with torch.no_grad():  # the same function: what goes in is a tenth, what it is multiplied by ten times as large
