@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -14,6 +14,7 @@ from asrlife.recipe.registry import Place
 
 if TYPE_CHECKING:
     from asrlife.data.world.edits import Case
+    from asrlife.data.world.facts import Fact
     from asrlife.evaluate.text import Verdict
     from asrlife.models.text import TextModel
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class EditSequence(Editors):
     """`edits` facts of the split "edit", one after the other, judged after each number in `at`.
 
-    What is asked: all edits so far, their paraphrases, and of the first `asked` cases what should stay, edited or not yet.
+    What is asked: all edits so far and what follows from them, and of the last `asked` cases what should stay; a fact that is edited
+    itself, now or later, is not among it.
     """
 
     kind: Literal["edit-sequence"]
@@ -82,17 +84,21 @@ class EditSequence(Editors):
         """Shares of right answers by what was asked, and the perplexity."""
         from asrlife.evaluate.editing import AXIS, judge_all
 
-        made = [_only(case, [name for name, axis in AXIS.items() if axis != "locality"]) for case in every[:count]]
-        stays = [_only(case, [name for name, axis in AXIS.items() if axis == "locality"]) for case in every[-self.asked :]]
+        edited = {(case.request.subject, question.about.relation) for case in every for question in case.asked["the edit"]}
+        made = [_only(case, lambda name, _: AXIS[name] != "locality") for case in every[:count]]
+        stays = [
+            _only(case, lambda name, about: AXIS[name] == "locality" and (about.subject, about.relation) not in edited)
+            for case in every[-self.asked :]
+        ]
         after = judge_all(model, stays, delta, "stays", texts)
         before = judge_all(model, made, delta, "made") if made else None
         return {"edits": count, **_shares(before), **_shares(after), "perplexity": after.perplexity}
 
 
-def _only(case: Case, names: Sequence[str]) -> Case:
+def _only(case: Case, wanted: Callable[[str, Fact], bool]) -> Case:
     from asrlife.data.world.edits import Case as Made
 
-    return Made(case.request, {name: questions for name, questions in case.asked.items() if name in names})
+    return Made(case.request, {name: [q for q in questions if wanted(name, q.about)] for name, questions in case.asked.items()})
 
 
 def _shares(verdict: Verdict | None) -> dict[str, Any]:
