@@ -34,7 +34,7 @@ class UltraEdit(Editor):
     """
 
     name = "ultraedit"
-    depth: float = 0.9
+    depth: float = 1.0
     count: int = 3
     rate: float = 1.0
 
