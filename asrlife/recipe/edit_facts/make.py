@@ -59,10 +59,14 @@ def changed(
 
 
 def placed(model: TextModel, requests: Sequence[EditRequest], editor: Editor, seed: int = 0) -> Editor:
-    """The editor with its layers: those that it names, or those that end where tracing finds what is known of the subjects."""
+    """The editor with its layers: those that it names; for one that writes where a fact is kept, those that end where tracing finds what is
+    known of the subjects; for any other those of its depth."""
+    from asrlife.methods.edit.sites import chosen, sites
     from asrlife.methods.edit.tracing import layer_by_tracing
 
     if editor.layers is not None:
         return editor
+    if not editor.measured:
+        return replace(editor, layers=tuple(site.layer for site in chosen(sites(model.module), None, editor.depth, editor.count)))
     last = layer_by_tracing(model, requests[:_TRACED], seed=seed)
     return replace(editor, layers=tuple(range(max(0, last - editor.count + 1), last + 1)))
