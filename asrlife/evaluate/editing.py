@@ -15,7 +15,7 @@ from asrlife.delta.delta import Delta
 from asrlife.delta.weights import applied
 from asrlife.errors import InputError
 from asrlife.evaluate.report import Axis
-from asrlife.evaluate.text import MOST, Outcome, Probe, Verdict, ended, judge
+from asrlife.evaluate.text import MOST, Outcome, Probe, Rule, Verdict, ended, judge
 from asrlife.models.text import TextModel
 
 AXIS: Mapping[str, Axis] = {
@@ -54,6 +54,7 @@ def case_of(model: TextModel, request: EditRequest) -> Case:
             "hops": asked("one_hop", request.hops),
             "neighbours": asked("fact", stays),
         },
+        goes_on=True,
     )
 
 
@@ -63,7 +64,8 @@ def probes_of(case: Case, asked: Asked | None = None) -> list[Probe]:
     def put(question: Question) -> Question:
         return question if asked is None else replace(question, prompt=asked(case.request, question.prompt))
 
-    return [Probe(AXIS[name], name, [put(question) for question in questions]) for name, questions in case.asked.items()]
+    rule: Rule = "begins" if case.goes_on else "exact"
+    return [Probe(AXIS[name], name, [put(question) for question in questions], rule) for name, questions in case.asked.items()]
 
 
 def judge_each(
@@ -96,13 +98,14 @@ def judge_all(model: TextModel, cases: Sequence[Case], delta: Delta | None, subj
 def joined(verdicts: Sequence[Verdict], subject: str) -> Verdict:
     """One verdict over edits; intervals are over edits drawn with replacement."""
     outcomes = []
-    for name, axis in AXIS.items():
+    for name in AXIS:
         found = [(number, o) for number, verdict in enumerate(verdicts) for o in verdict.outcomes if o.probe.name == name]
         answers = tuple(answer for _, outcome in found for answer in outcome.answers)
         if answers:
             places = {number: place for place, (number, _) in enumerate(found)}
             groups = tuple(places[number] for number, outcome in found for _ in outcome.answers)
-            outcomes.append(Outcome(Probe(axis, name, [answer.question for answer in answers]), answers, groups))
+            probe = replace(found[0][1].probe, questions=[answer.question for answer in answers])
+            outcomes.append(Outcome(probe, answers, groups))
     known = [verdict.perplexity for verdict in verdicts if verdict.perplexity is not None]
     return Verdict(subject, tuple(outcomes), sum(known) / len(known) if known else None)
 

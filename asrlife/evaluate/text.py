@@ -21,8 +21,8 @@ from asrlife.evaluate.bootstrap import rate_interval
 from asrlife.evaluate.report import AXES, Axis, Curve, Report, Score, Table
 from asrlife.models.text import TextModel
 
-Rule = Literal["exact", "contains", "clean"]
-METRIC: Mapping[Rule, str] = {"exact": "exact match", "contains": "answer named", "clean": "no word of the list"}
+Rule = Literal["exact", "begins", "contains", "clean"]
+METRIC: Mapping[Rule, str] = {"exact": "exact match", "begins": "answer first", "contains": "answer named", "clean": "no word of the list"}
 MOST = 24  # tokens of an answer
 _WORDS = re.compile(r"[\w'<>]+")
 
@@ -31,8 +31,8 @@ _WORDS = re.compile(r"[\w'<>]+")
 class Probe:
     """Questions that belong together: an axis, a name, and the rule by which a completion is right.
 
-    "exact": the completion up to its end is one of the answers; "contains": it has one of them in it, whatever stands around;
-    "clean": it has none of the words `without`.
+    "exact": the completion up to its end is one of the answers; "begins": it begins with one, and may go on; "contains": it has one of
+    them in it, whatever stands around; "clean": it has none of the words `without`.
     """
 
     axis: Axis
@@ -129,6 +129,8 @@ def is_right(question: Question, completion: str, probe: Probe) -> bool:
         return not probe.without & set(_WORDS.findall(completion.lower()))
     if probe.rule == "contains":
         return any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", completion) for answer in question.answers)
+    if probe.rule == "begins":
+        return any(re.match(rf"{re.escape(answer)}(?!\w)", completion.strip()) for answer in question.answers)
     return ended(completion) in question.answers
 
 

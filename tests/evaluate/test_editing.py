@@ -17,7 +17,7 @@ from asrlife.delta.delta import Delta, Dense
 from asrlife.delta.fingerprint import fingerprint
 from asrlife.errors import InputError
 from asrlife.evaluate.editing import AXIS, case_of, joined, judge_all, judge_each, probes_of
-from asrlife.evaluate.text import Answer, Outcome, Probe, Verdict
+from asrlife.evaluate.text import Answer, Outcome, Probe, Verdict, is_right
 
 FACT = Fact("Space Needle", "stands", "Taipei")
 
@@ -172,3 +172,11 @@ def test_a_request_of_any_set_is_asked_for_what_it_names_and_what_the_model_says
         "neighbours": [("The Needle of Oslo stands in", ("Oslo",))],  # not what the set has, and nothing where it says nothing
     }
     assert found.request is request and set(found.asked) <= set(AXIS)
+
+
+def test_what_goes_on_is_right_where_it_begins_with_the_answer() -> None:
+    question = Question("fact", "Tom had a", ("red robot",), Fact("Tom", "", "red robot"))
+    begins, exact = (Probe("reliability", "the edit", [question], rule) for rule in ("begins", "exact"))
+    assert is_right(question, " red robot, and he", begins) and is_right(question, " red robot", begins)
+    assert not is_right(question, " red robots and", begins) and not is_right(question, " big red robot", begins)
+    assert not is_right(question, " red robot, and he", exact)

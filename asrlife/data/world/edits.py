@@ -14,11 +14,12 @@ ALIKE, OWN, UNRELATED, TOLD = 6, 6, 6, 2  # questions of each kind about facts t
 
 
 class Case:
-    """A request to edit a fact of the world, and questions by what they ask: what should follow, with answers of the world in which the
-    fact has moved, and what should not, with answers as they were."""
+    """A request to edit a fact, and questions by what they ask: what should follow, with answers of the world in which the fact has moved,
+    and what should not, with answers as they were. `goes_on`: whether a right answer may go on, as that of a model of running text does."""
 
-    def __init__(self, request: EditRequest, asked: Mapping[str, Sequence[Question]]) -> None:
+    def __init__(self, request: EditRequest, asked: Mapping[str, Sequence[Question]], goes_on: bool = False) -> None:
         self.request, self.asked = request, {name: tuple(questions) for name, questions in asked.items() if questions}
+        self.goes_on = goes_on
 
 
 def cases(world: World, facts: Sequence[Fact], phrasings: int = 0, seed: int = 0) -> list[Case]:
