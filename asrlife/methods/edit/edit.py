@@ -18,6 +18,8 @@ from asrlife.errors import InputError
 from asrlife.methods.edit.cache import digest, kept_covariances
 from asrlife.methods.edit.editors import Bench, Editor
 from asrlife.methods.edit.keys import contexts, written
+from asrlife.methods.edit.placing import placed
+from asrlife.methods.edit.registry import editor_of
 from asrlife.methods.edit.sites import chosen, sites
 from asrlife.methods.edit.targets import asked
 
@@ -43,11 +45,12 @@ def bench(model: TextModel, editor: Editor, texts: Sequence[str] = (), seed: int
 
 
 def edit(
-    model: TextModel, requests: Sequence[EditRequest], editor: Editor, *, at: Bench | None = None, batch: int = 0,
+    model: TextModel, requests: Sequence[EditRequest], method: Editor | str = "rome", *, at: Bench | None = None, batch: int = 0,
     texts: Sequence[str] = (), seed: int = 0, advance: Callable[[], None] = lambda: None,
 ) -> Delta:  # fmt: skip
     """The delta that makes `requests` true of `model`, which is left as it was, bit for bit.
 
+    `method` is an editor, or the name of one, which then has its own settings and writes where tracing or its depth says (see `placed`).
     With `batch` 0 all are made together on the model as it is. Otherwise they are made one batch after the other, each on the model that
     has those before it: sequential editing. `at` is a bench to use again; one that has made edits before remembers what
     editors keep of them: keys, and moments of keys and gradients.
@@ -56,6 +59,7 @@ def edit(
     if not requests:
         raise InputError("nothing to edit: give at least one request")
     asked(model, requests)  # which tells of prompts that are too long before anything else is done
+    editor = placed(model, requests, editor_of(method), seed) if isinstance(method, str) else method
     at = at or bench(model, editor, texts, seed)
     # the last alone: all of them together could be large
     (total,) = deque(edits(model, requests, editor, at, batch or len(requests), advance), maxlen=1)

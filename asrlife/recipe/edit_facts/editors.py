@@ -28,8 +28,8 @@ class Editors(Step):
 
     def editor(self, name: str, model: TextModel, requests: Sequence[EditRequest]) -> Editor:
         """The editor with its settings, where tracing `requests` says unless it names layers."""
+        from asrlife.methods.edit.placing import placed
         from asrlife.methods.edit.registry import editor_of
-        from asrlife.recipe.edit_facts.make import placed
 
         return placed(model, requests, editor_of(name, self.editors[name]))
 

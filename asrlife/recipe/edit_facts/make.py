@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from asrlife.methods.edit.in_context import Prompter
     from asrlife.models.text import TextModel
 
-_TRACED = 12  # requests that a layer is chosen by
 BASE, CONTEXT = "not edited", "in context"
 
 
@@ -45,6 +44,7 @@ def changed(
     from asrlife.evaluate.editing import case_of, judge_all, judge_each
     from asrlife.evaluate.text import Comparison
     from asrlife.methods.edit.edit import edit
+    from asrlife.methods.edit.placing import placed
 
     editor = placed(model, requests, editor, seed)
     delta = edit(model, requests, editor, batch=batch, seed=seed, advance=advance)
@@ -56,17 +56,3 @@ def changed(
     )
     facts = {"model": model.name, "edits": str(len(requests)), "layers": ", ".join(map(str, editor.layers or ()))}
     return Done(delta, editor.layers or (), Comparison(f"{len(requests)} edits", verdicts, facts))
-
-
-def placed(model: TextModel, requests: Sequence[EditRequest], editor: Editor, seed: int = 0) -> Editor:
-    """The editor with its layers: those that it names; for one that writes where a fact is kept, those that end where tracing finds what is
-    known of the subjects; for any other those of its depth."""
-    from asrlife.methods.edit.sites import chosen, sites
-    from asrlife.methods.edit.tracing import layer_by_tracing
-
-    if editor.layers is not None:
-        return editor
-    if not editor.measured:
-        return replace(editor, layers=tuple(site.layer for site in chosen(sites(model.module), None, editor.depth, editor.count)))
-    last = layer_by_tracing(model, requests[:_TRACED], seed=seed)
-    return replace(editor, layers=tuple(range(max(0, last - editor.count + 1), last + 1)))

@@ -176,3 +176,13 @@ def test_what_cannot_be_edited_is_told(model: TextModel) -> None:
 def test_contexts_begin_with_none_and_are_the_same_for_a_seed(model: TextModel) -> None:
     one, two = contexts(model, 3), contexts(model, 3)
     assert one == two and one[0] == "" and len(one) > 3 and all(text.endswith(". ") for text in one[1:])
+
+
+def test_a_method_is_named_and_finds_its_layer(model: TextModel) -> None:
+    delta = edit(model, REQUESTS[:1], "rome")
+    assert delta.note["layers"] == [0] and delta.note["method"] == "rome"
+    with applied(model.module, delta):
+        assert model.complete([REQUESTS[0].prompt], 8)[0].strip().startswith(REQUESTS[0].target)
+    assert edit(model, REQUESTS[:1], "ft_m").note["layers"] == [0]
+    with pytest.raises(InputError, match="no editor 'rom'; did you mean 'rome'"):
+        edit(model, REQUESTS[:1], "rom")
