@@ -56,9 +56,8 @@ class EditSequence(Editors):
         from asrlife.files import atomic
 
         path = place.out / self.report / f"{name}-{seed}.json"
-        settings = self.model_dump(mode="json", exclude={"editors", "threads"}) | {"editor": self.editors[name]}
-        settings |= {"of": model.fingerprint()}
-        settings = json.loads(json.dumps(settings, default=str))
+        one = self.model_dump(mode="json", include={"edits", "at", "asked", "phrasings", "model", "world"})
+        settings = one | {"editor": dict(self.editors[name]), "of": model.fingerprint()}
         if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8")))["settings"] == settings:
             return list(known["points"])
         points = self.followed(place, model, every, name, seed)
