@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from asrlife.errors import InputError
+
 
 @contextmanager
 def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
@@ -41,3 +43,23 @@ def cache_folder(name: str) -> Path:
     named = os.environ.get("XDG_CACHE_HOME", "")
     # the standard says that a relative path is to be ignored
     return (Path(named) if Path(named).is_absolute() else Path.home() / ".cache") / "asrlife" / name
+
+
+def read_bytes(path: Path | str, kind: str) -> bytes:
+    """The bytes of a file; raises InputError with the cause, and with what to name instead: one `kind`, as in "sound file"."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: is a folder; name one {kind}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+
+
+def read_text(path: Path | str, kind: str) -> str:
+    """The same of a text in UTF-8, with or without its mark."""
+    try:
+        return read_bytes(path, kind).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no UTF-8 (byte {error.start}); save it as UTF-8") from error

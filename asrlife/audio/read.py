@@ -12,7 +12,7 @@ import numpy as np
 
 from asrlife.audio.waveform import Waveform
 from asrlife.errors import InputError
-from asrlife.files import atomic
+from asrlife.files import atomic, read_bytes
 
 _LOG = logging.getLogger("asrlife")
 _RATES = range(1_000, 1_000_001)  # Hz; anything else is a broken header
@@ -81,14 +81,7 @@ def _bytes(source: Path | str | BinaryIO) -> tuple[str, bytes]:
         name, data = str(getattr(source, "name", "audio stream")), source.read()
     else:
         name = str(source)
-        try:
-            data = Path(source).read_bytes()
-        except FileNotFoundError as error:
-            raise InputError(f"{name}: no such file; check the path") from error
-        except IsADirectoryError as error:
-            raise InputError(f"{name}: is a folder; name one sound file") from error
-        except OSError as error:
-            raise InputError(f"{name}: cannot be opened ({error.strerror}); check its permissions") from error
+        data = read_bytes(source, "sound file")
     if not data:
         raise InputError(f"{name}: is empty (0 bytes); record or copy it again")
     return name, data

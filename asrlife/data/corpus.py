@@ -15,7 +15,7 @@ from asrlife.audio.read import write as write_audio
 from asrlife.audio.waveform import Waveform
 from asrlife.data.utterance import Origin, Utterance
 from asrlife.errors import InputError
-from asrlife.files import atomic
+from asrlife.files import atomic, read_text
 
 _OPTIONAL = ("text", "speaker", "domain", "split")
 
@@ -81,14 +81,7 @@ class Corpus:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such manifest; check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no UTF-8 text; a manifest is one JSON object a line") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror}); name a JSONL manifest") from error
+    text = read_text(path, "manifest")
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:

@@ -63,7 +63,7 @@ class Order:
         given = {"train": self.train, "dev": self.dev, "test": self.test}
         for name, source in given.items():
             if source is not None and not source.path.is_file():
-                raise InputError(f"{name}: {source.path}: no such manifest; check the path")
+                raise InputError(f"{name}: {source.path}: no such file; check the path")
         return {name: source for name, source in given.items() if source is not None}
 
     def told(self, model: Recogniser | TextModel) -> dict[str, Any]:

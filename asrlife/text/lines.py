@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asrlife.errors import InputError
+from asrlife.files import read_bytes
 from asrlife.text.entity import Entity, read_entities
 
 _TABLES = {".csv": ",;\t|", ".tsv": "\t"}  # the separators to choose from
@@ -45,14 +46,7 @@ def read_lines(path: Path, column: str | None = None, key: str | None = None) ->
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path}: is a folder; name one text file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+    data = read_bytes(path, "text file")
     for mark, name in _MARKS:
         if data.startswith(mark):
             raise InputError(f"{path}: is {name}; save it as UTF-8")

@@ -48,7 +48,7 @@ def test_it_teaches_from_recordings_and_prints_one_document(
         ("--say zoe --word phoebe", "'phoebe' is not in 'zoe'"),
         ("--say zoe --pronounced zow", "--pronounced says how --word is to be read in --say"),
         ("--say zoe --where heads", "teach: where: Input should be 'head', 'mlp' or 'cross-attention'"),
-        ("--say zoe", "nothing.jsonl: no such manifest"),
+        ("--say zoe", "nothing.jsonl: no such file"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_leaves_no_file(asrlife, model: Path, line: str, message: str, tmp_path: Path) -> None:

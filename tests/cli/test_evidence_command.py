@@ -63,7 +63,7 @@ def test_coefficients_learnt_on_data(asrlife, place: Path, ctc_folder: Callable[
     [
         ("evidence a --kind hessian --data audio.jsonl --out x.safetensors", "--kind is fisher or gram"),
         ("evidence a --kind gram --data audio.jsonl --out x.bin", "ends in .safetensors"),
-        ("evidence a --kind gram --data none.jsonl --out x.safetensors", "no such manifest"),
+        ("evidence a --kind gram --data none.jsonl --out x.safetensors", "no such file"),
         ("evidence c --kind gram --data audio.jsonl --out x.safetensors", "there is no file or folder"),
         ("repair a --method bn --data audio.jsonl --out x", "there is no repair 'bn'"),
         ("repair a --method norms --data audio.jsonl --out x", "name the models with --endpoint"),

@@ -143,7 +143,7 @@ def test_rows_that_cannot_be_used_are_warned_of_by_line(asrlife, model: Path, ma
         (["--keep", "lwf:hot"], "--keep lwf:hot: strength: "),
         (["--keep", "lwf:1;strength=2"], "strength is given twice"),
         (["--keep", "ewc:1"], "needs what is not to be forgotten, as in ewc:data=old.jsonl"),
-        (["--keep", "replay:0.2;data=nowhere.jsonl"], "nowhere.jsonl: no such manifest"),
+        (["--keep", "replay:0.2;data=nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["--keep", "replay:2;data={manifest}"], "share: "),
         (["--keep", "replay:0.2;data={manifest};limit=few"], "limit: 'few' is no number"),
         (["--keep", "ewc:1;data={manifest};earlier={manifest}"], "cannot be read"),
@@ -154,7 +154,7 @@ def test_rows_that_cannot_be_used_are_warned_of_by_line(asrlife, model: Path, ma
         (["--train-split", "train"], "no utterances of split 'train'"),
         (["--dev", "{manifest}"], "train ({manifest}) and dev ({manifest}) share 3 recordings or texts"),
         (["--test", "{manifest}"], "train ({manifest}) and test ({manifest}) share 3 recordings or texts"),
-        (["--dev", "gone.jsonl"], "dev: gone.jsonl: no such manifest"),
+        (["--dev", "gone.jsonl"], "dev: gone.jsonl: no such file"),
         (["--out", "delta.bin"], "the name of a delta file ends in .safetensors"),
     ],
 )

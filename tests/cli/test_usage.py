@@ -56,7 +56,7 @@ def test_no_command_shows_what_there_is(asrlife, arguments: list[str]) -> None:
 def test_the_process_has_the_exit_code_and_no_traceback() -> None:
     done = subprocess.run([sys.executable, "-m", "asrlife", "evaluate", "missing.jsonl"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "asrlife: error: missing.jsonl: no such manifest; check the path\n"
+    assert done.stderr == "asrlife: error: missing.jsonl: no such file; check the path\n"
 
 
 def test_a_reader_who_goes_away_is_no_error() -> None:

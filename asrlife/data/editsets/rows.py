@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from asrlife.errors import InputError
+from asrlife.files import read_text
 
 Row = Mapping[str, Any]
 Pairs = tuple[tuple[str, str], ...]
@@ -30,27 +31,15 @@ def numbered(path: Path) -> Iterator[tuple[str, Any]]:
 
     A line that is no JSON comes as the `Fault` that says so. Raises InputError for a file that cannot be read or holds nothing.
     """
-    text = _text(path)
+    text = read_text(path, "file of edits")
+    if not text.strip():
+        raise InputError(f"{path}: is empty; write one JSON object a line, or a JSON list of them")
     if text.lstrip()[0] == "[":
         yield from ((f"record {number}", row) for number, row in enumerate(_list(path, text), 1))
     else:
         # not splitlines: a text may hold U+2028, which JSON leaves as it is
         lines = ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
         yield from ((f"line {number}", _object(line)) for number, line in lines)
-
-
-def _text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name one JSON or JSONL file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no UTF-8 (byte {error.start}); save it as UTF-8") from error
-    if not text.strip():
-        raise InputError(f"{path}: is empty; write one JSON object a line, or a JSON list of them")
-    return text
 
 
 def _list(path: Path, text: str) -> list[Any]:

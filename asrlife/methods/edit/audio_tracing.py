@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from asrlife.errors import InputError
 from asrlife.methods.edit.heard import Heard, find
-from asrlife.methods.edit.restoring import Stack, kept_inputs, kept_outputs
+from asrlife.methods.edit.restoring import Stack, kept
 from asrlife.models.handle import Batch
 from asrlife.models.whisper_encoder import above, front
 
@@ -146,9 +146,9 @@ class _Case:
         inner: dict[Part, str] = {"feed-forward": "fc2", "cross-attention": "encoder_attn"}
         modules = [getattr(block, inner[part]) if part in inner else block for block in blocks]
         clean, corrupted = (self._encoder.layer_norm(made[-1]) for made in self.states)
-        with kept_outputs(modules) as outputs:
+        with kept(modules, True) as outputs:
             self._probability(clean)
-        with kept_inputs(list(blocks)) as inputs:
+        with kept(list(blocks), False) as inputs:
             self._probability(corrupted)
         with _known(blocks, corrupted) as of_rows:
 

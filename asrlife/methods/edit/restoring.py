@@ -15,23 +15,13 @@ _AT_ONCE = 512  # rows in one forward
 
 
 @contextmanager
-def kept_outputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """What each module puts out in the forward inside, in the order in which they run, (rows, tokens, width)."""
-    kept: list[Tensor] = []
+def kept(modules: Sequence[nn.Module], made: bool) -> Iterator[list[Tensor]]:
+    """What each module puts out (`made`), or is given, in the forward inside, in the order in which they run, (rows, tokens, width)."""
+    found: list[Tensor] = []
     with ExitStack() as stack:
         for module in modules:
-            stack.enter_context(listening(module, lambda _, made: kept.append(made.clone())))
-        yield kept
-
-
-@contextmanager
-def kept_inputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """The same of what each module is given."""
-    kept: list[Tensor] = []
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(listening(module, lambda given, _: kept.append(given.clone())))
-        yield kept
+            stack.enter_context(listening(module, lambda given, out: found.append((out if made else given).clone())))
+        yield found
 
 
 def around(layer: int, window: int, layers: int) -> range:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from asrlife.data.edit import EditRequest
 from asrlife.errors import InputError
 from asrlife.methods.edit.partial import adding, logits_at
-from asrlife.methods.edit.restoring import Stack, kept_inputs, kept_outputs
+from asrlife.methods.edit.restoring import Stack, kept
 from asrlife.methods.edit.rows import end_of_subject, place_of
 from asrlife.methods.edit.sites import blocks_of, sites
 
@@ -100,10 +100,10 @@ def trace(
     last = end_of_subject(model, prompt, subject)
     span = range(place_of(model, prompt, prompt.rfind(subject)), last + 1)
     blocks, modules = blocks_of(model.module)[1], modules_of(model, kind)
-    with kept_outputs(modules) as clean:
+    with kept(modules, True) as clean:
         chances = _chances(model, ids)[0]
     answer = int(chances.argmax())
-    with _blurred(model, span, noise, samples, seed), kept_inputs(list(blocks)) as corrupted:
+    with _blurred(model, span, noise, samples, seed), kept(list(blocks), False) as corrupted:
         low = float(_chances(model, ids.expand(samples, -1))[:, answer].mean())
     stack = Stack(blocks, modules, lambda of: _chances(model, ids.expand(len(of), -1))[:, answer])
     effect = stack.effects([made[0] for made in clean], corrupted, low, span.start, window, advance)

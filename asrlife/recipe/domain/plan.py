@@ -99,7 +99,7 @@ def source(path: Path, part: str, name: str) -> Source:
     from asrlife.data.corpus import Corpus
 
     if not path.is_file():
-        raise InputError(f"--{name}: {path}: no such manifest; check the path")
+        raise InputError(f"--{name}: {path}: no such file; check the path")
     corpus = Corpus.read(path)
     splits = {utterance.split for utterance in corpus if utterance.split}
     if splits:

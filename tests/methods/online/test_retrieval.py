@@ -192,7 +192,7 @@ def test_a_useless_corpus_is_refused(ctc: Any, tmp_path: Path, rows: str) -> Non
 def test_no_corpus_and_no_loss_are_told_at_the_start(ctc: Any, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"--set retrieval\.corpus="):
         Retrieval().start(ctc)
-    with pytest.raises(InputError, match="no such manifest"):
+    with pytest.raises(InputError, match="no such file"):
         Retrieval(corpus="nowhere.jsonl").start(ctc)
     monkeypatch.setattr(type(ctc), "capabilities", frozenset({"emissions"}))
     with pytest.raises(InputError, match="no supervised loss"):
