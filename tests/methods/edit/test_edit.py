@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from asrlife.data.edit import EditRequest
 from asrlife.data.world.facts import Fact, make
@@ -21,7 +22,7 @@ from asrlife.methods.edit.partial import logits_at, resumed, states_into
 from asrlife.methods.edit.rows import rows
 from asrlife.methods.edit.sites import chosen, sites
 from asrlife.methods.edit.values import Search, additions
-from asrlife.models.text import TextModel, load_text
+from asrlife.models.text import TextModel
 
 QUICK = Search(steps=12)
 WORLD = make(0)
@@ -36,29 +37,16 @@ REQUESTS = [request(fact) for fact in WORLD.split("edit_dev")[:4]]
 
 
 @pytest.fixture(scope="module")
-def model() -> TextModel:
-    return load_text("embedded:lm")
-
-
-@pytest.fixture(scope="module")
 def at(model: TextModel) -> Bench:
     return bench(model, Rome(layers=(0,)), seed=1)
 
 
-def small_gpt2(model: TextModel) -> TextModel:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=model.module.config.vocab_size, n_positions=64, n_embd=32, n_layer=3, n_head=2, bos_token_id=0, eos_token_id=0
-    )
-    return replace(model, name="gpt2", module=GPT2LMHeadModel(config).eval())
-
-
-def test_a_site_is_found_in_each_block_by_its_shape(model: TextModel) -> None:
+def test_a_site_is_found_in_each_block_by_its_shape(model: TextModel, gpt2_of: Callable[..., TextModel]) -> None:
     config, found = model.module.config, sites(model.module)
     layers = config.num_hidden_layers
     assert [site.name for site in found] == [f"model.layers.{n}.mlp.down_proj.weight" for n in range(layers)]
     assert found[0].weight.shape == (config.hidden_size, config.intermediate_size) and not found[0].transposed
-    other = sites(small_gpt2(model).module)
+    other = sites(gpt2_of().module)
     assert [site.name for site in other] == [f"transformer.h.{n}.mlp.c_proj.weight" for n in range(3)]
     assert other[0].weight.shape == (32, 128) and other[0].transposed
     assert [site.layer for site in chosen(found, None, 0.5, 2)] == [1, 2]
@@ -79,8 +67,10 @@ def test_heads_that_share_keys_and_a_gate_in_one_map_with_the_rest_do_not_mislea
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_a_network_resumed_on_its_own_states_says_what_the_whole_says(model: TextModel, kind: str) -> None:
-    one = model if kind == "llama" else small_gpt2(model)
+def test_a_network_resumed_on_its_own_states_says_what_the_whole_does(
+    model: TextModel, gpt2_of: Callable[..., TextModel], kind: str
+) -> None:
+    one = model if kind == "llama" else gpt2_of()
     ids = torch.tensor([model.ids(REQUESTS[0].prompt)] * 2)
     mask = torch.ones_like(ids)
     with torch.no_grad():
@@ -141,8 +131,8 @@ def test_rome_gives_its_key_the_wanted_value(model: TextModel, at: Bench) -> Non
     torch.testing.assert_close(change @ key, wanted, atol=1e-4 * float(wanted.norm()), rtol=0)
 
 
-def test_a_weight_that_is_stored_the_other_way_round_is_edited_all_the_same(model: TextModel) -> None:
-    other = small_gpt2(model)
+def test_a_weight_that_is_stored_the_other_way_round_is_edited_all_the_same(model: TextModel, gpt2_of: Callable[..., TextModel]) -> None:
+    other = gpt2_of()
     editor = Rome(layers=(1,), told=0, search=QUICK)
     place = bench(other, editor, seed=1)
     one, site = REQUESTS[0], place.sites[0]

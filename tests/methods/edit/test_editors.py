@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import fields, replace
 from functools import cache
@@ -64,15 +65,8 @@ def loss(model: TextModel, requests: list[EditRequest], delta: Delta | None = No
 
 
 @pytest.fixture(scope="module")
-def model() -> TextModel:
-    return load_text("embedded:lm")
-
-
-@pytest.fixture(scope="module")
-def gpt2(model: TextModel) -> TextModel:
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=model.module.config.vocab_size, n_positions=64, n_embd=32, n_layer=3, n_head=2, bos_token_id=0)
-    return replace(model, name="gpt2", module=GPT2LMHeadModel(config).eval())
+def gpt2(gpt2_of: Callable[..., TextModel]) -> TextModel:
+    return gpt2_of()
 
 
 @pytest.mark.parametrize("name", NAMES)

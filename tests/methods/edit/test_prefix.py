@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, GPT2Co
 
 from asrlife.methods.edit.prefix import ends
 from asrlife.methods.edit.rows import Rows, rows
-from asrlife.models.text import TextModel, load_text
+from asrlife.models.text import TextModel
 
 TEXTS = [
     (0, "Long ago in the spring Leila Castell was born in", "Leila Castell", "Seville"),
@@ -26,11 +26,6 @@ NETWORKS = {
     "by distance": BloomConfig(hidden_size=32, n_layer=3, n_head=4),
     "learnt positions": OPTConfig(hidden_size=32, word_embed_proj_dim=32, num_hidden_layers=3, num_attention_heads=4, ffn_dim=64),
 }
-
-
-@pytest.fixture(scope="module")
-def model() -> TextModel:
-    return load_text("embedded:lm")
 
 
 def network(model: TextModel, config: PreTrainedConfig) -> TextModel:

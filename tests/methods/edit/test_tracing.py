@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from asrlife.data.edit import EditRequest
 from asrlife.errors import InputError
@@ -22,16 +20,8 @@ LATER = "The favourite fruit of Freya Farrow is the"
 
 
 @pytest.fixture(scope="module")
-def model() -> TextModel:
-    return load_text("embedded:lm")
-
-
-@pytest.fixture(scope="module")
-def gpt2(model: TextModel) -> TextModel:
-    torch.manual_seed(0)
-    sizes = {"n_positions": 64, "n_embd": 32, "n_layer": 3, "n_head": 2}
-    config = GPT2Config(vocab_size=model.module.config.vocab_size, bos_token_id=0, eos_token_id=0, initializer_range=0.4, **sizes)
-    return replace(model, name="gpt2", module=GPT2LMHeadModel(config).eval())
+def gpt2(gpt2_of: Callable[..., TextModel]) -> TextModel:
+    return gpt2_of(0.4)
 
 
 LLAMA: dict[Kind, str] = {"states": "model.layers.{}", "feed-forward": "model.layers.{}.mlp", "attention": "model.layers.{}.self_attn"}
