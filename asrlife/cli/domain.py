@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asrlife.cli import console
-from asrlife.cli.options import AsJson
+from asrlife.cli.options import AsJson, pairs
 
 if TYPE_CHECKING:
     from asrlife.recipe.domain.make import Done
@@ -113,7 +113,6 @@ def _asked(
 ) -> Domain:  # fmt: skip
     from dataclasses import replace
 
-    from asrlife.cli.tune import pairs
     from asrlife.recipe.aloud import cores
     from asrlife.recipe.domain.names import DOMAINS, check_name
     from asrlife.recipe.domain.plan import KEEP, Cast, Domain

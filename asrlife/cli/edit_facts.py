@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asrlife.cli import console
-from asrlife.cli.options import AsJson
+from asrlife.cli.options import AsJson, pairs
 
 if TYPE_CHECKING:
     from asrlife.data.edit import EditRequest
+    from asrlife.models.text import TextModel
     from asrlife.recipe.edit_facts.make import Done
 
 
@@ -48,9 +49,10 @@ def facts(
     Example: asrlife edit facts FOLDER --file counterfact.json --most 50 --method memit --out memit.safetensors
     """
     with console.results_only():
+        found = _loaded(model)
         requests = _requests((subject, prompt, target), phrasing or [], file, most)
-        done = _made(model, requests, (method, layers, changes or []), (batch, premise.replace("\\n", "\n"), seed))
-        completions = _asked(model, done, ask or [])
+        done = _made(found, requests, (method, layers, changes or []), (batch, premise.replace("\\n", "\n"), seed))
+        completions = _asked(found, done, ask or [])
         if out is not None:
             _save(done, out)
         if report is not None:
@@ -59,6 +61,12 @@ def facts(
         console.emit(done.to_json() | {"asked": completions, "delta": None if out is None else str(out)})
     else:
         _show(done, completions, out)
+
+
+def _loaded(name: str) -> TextModel:
+    from asrlife.models.text import load_text
+
+    return load_text(name)
 
 
 def _requests(one: tuple[str | None, str | None, str | None], phrasings: list[str], file: Path | None, most: int) -> list[EditRequest]:
@@ -74,33 +82,19 @@ def _requests(one: tuple[str | None, str | None, str | None], phrasings: list[st
     raise InputError("give one of these: --subject, --prompt and --target, or --file")
 
 
-def _made(name: str, requests: list[EditRequest], how: tuple[str, str | None, list[str]], run: tuple[int, str, int]) -> Done:
-    from asrlife.methods.edit.in_context import Plain
+def _made(model: TextModel, requests: list[EditRequest], how: tuple[str, str | None, list[str]], run: tuple[int, str, int]) -> Done:
     from asrlife.methods.edit.registry import editor_of
-    from asrlife.models.text import load_text
     from asrlife.recipe.edit_facts.make import changed
 
     (method, layers, changes), (batch, premise, seed) = how, run
-    settings = _settings(changes) | ({} if layers is None else {"layers": [part.strip() for part in layers.split(",")]})
+    settings = pairs(changes) | ({} if layers is None else {"layers": [part.strip() for part in layers.split(",")]})
     with console.progress("editing", len(requests)) as advance:
-        editor = editor_of(method, settings)
-        return changed(load_text(name), requests, editor, Plain(premise), batch=batch, seed=seed, advance=advance)
+        return changed(model, requests, editor_of(method, settings), premise, batch=batch, seed=seed, advance=advance)
 
 
-def _settings(changes: list[str]) -> dict[str, Any]:
-    from asrlife.errors import InputError
-
-    for change in changes:
-        if "=" not in change:
-            raise InputError(f"--set {change}: write it as KEY=VALUE")
-    return dict(change.split("=", 1) for change in changes)
-
-
-def _asked(name: str, done: Done, prompts: list[str]) -> list[dict[str, str]]:
+def _asked(model: TextModel, done: Done, prompts: list[str]) -> list[dict[str, str]]:
     from asrlife.delta.weights import applied
-    from asrlife.models.text import load_text
 
-    model = load_text(name)
     before = model.complete(prompts)
     with applied(model.module, done.delta):
         after = model.complete(prompts)
@@ -118,7 +112,9 @@ def _show(done: Done, completions: list[dict[str, str]], out: Path | None) -> No
 
     for row in completions:
         print(f"{row['prompt']}\n  before: {row['before']}\n  after:  {row['after']}")
-    print(f"Layers {', '.join(map(str, done.layers))}; answers that are right, in per cent:")
+    print(f"Layers {', '.join(map(str, done.layers))} were edited.")
     show_table(done.comparison.upright(), console.out())
+    if done.comparison.forced:
+        show_table(done.comparison.upright(forced=True), console.out())
     if out is not None:
         print(f"{out}: add, negate and apply it with `asrlife delta`")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,3 +12,16 @@ Changes = Annotated[
     typer.Option("--set", metavar="K=V", help="A setting of the adaptation, as in lr=0.001; suta.lr=0.001 reaches suta alone. Repeat it."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
+
+
+def pairs(changes: list[str]) -> dict[str, Any]:
+    """Settings given as key=value; raises InputError for what is no such text."""
+    from asrlife.errors import InputError
+
+    found: dict[str, Any] = {}
+    for change in changes:
+        key, equals, value = (part.strip() for part in change.partition("="))
+        if not equals or not key:
+            raise InputError(f"--set {change}: should be key=value, as in accumulate=4")
+        found[key] = [part for part in value.split(",") if part] if key == "without" else None if value == "none" else value
+    return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asrlife.cli import console
-from asrlife.cli.options import AsJson
+from asrlife.cli.options import AsJson, pairs
 
 if TYPE_CHECKING:
     from asrlife.recipe.tuning import Made
@@ -109,19 +109,6 @@ def _made(
     train, dev, test = (None if path is None else Source(path, split, limit) for path, split, limit in sets)
     assert train is not None
     return made(Order(model, train, settings_of(settings), dev, test, keep), out, Shown(), resume, fresh)
-
-
-def pairs(changes: list[str]) -> dict[str, Any]:
-    """Settings given as key=value; raises InputError for what is no such text."""
-    from asrlife.errors import InputError
-
-    found: dict[str, Any] = {}
-    for change in changes:
-        key, equals, value = (part.strip() for part in change.partition("="))
-        if not equals or not key:
-            raise InputError(f"--set {change}: should be key=value, as in accumulate=4")
-        found[key] = [part for part in value.split(",") if part] if key == "without" else None if value == "none" else value
-    return found
 
 
 def _line(done: Made) -> str:

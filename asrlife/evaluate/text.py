@@ -186,19 +186,26 @@ class Comparison:
         rows = [[v.subject, *map(_cell, v.outcomes), _plain(v.perplexity)] for v in self.verdicts]
         return Table("Free-running answers", ["", *heads, "perplexity"], rows)
 
-    def upright(self) -> Table:
-        """The same with a row for each probe, as a narrow terminal can show it."""
-        heads = ["axis", "asked", "n", *(verdict.subject for verdict in self.verdicts)]
+    def upright(self, forced: bool = False) -> Table:
+        """The same with a row for each probe, as a narrow terminal can show it; or, `forced`, the teacher-forced shares."""
+        cell = _forced if forced else _cell
         rows = [
-            [o.probe.axis, o.probe.name, str(len(o.answers)), *(_cell(verdict.outcomes[place]) for verdict in self.verdicts)]
+            [o.probe.axis[:3] + ".", o.probe.name, str(len(o.answers)), *(cell(verdict.outcomes[place]) for verdict in self.verdicts)]
             for place, o in enumerate(self.verdicts[0].outcomes)
         ]
-        return Table("Free-running answers, right in per cent", heads, rows)
+        title = "Teacher-forced, which flatters" if forced else "Free-running answers"
+        return Table(f"{title}, right in per cent", ["", "asked", "n", *(verdict.subject for verdict in self.verdicts)], rows)
+
+    @property
+    def forced(self) -> bool:
+        """Whether teacher-forced figures were asked for."""
+        return all(o.answers[0].forced is not None for verdict in self.verdicts for o in verdict.outcomes)
 
     def report(self, curves: Sequence[Curve] = ()) -> Report:
         """The same for people; an axis shows its first probe, which its table has beside the others."""
         scores = [score for verdict in self.verdicts for score in self._scores(verdict)]
-        return Report(self.title, scores, [self.table()], curves, self.notes, self.facts, data=self.to_json())
+        tables = [self.table(), *([self.upright(forced=True)] if self.forced else [])]
+        return Report(self.title, scores, tables, curves, self.notes, self.facts, data=self.to_json())
 
     def _scores(self, verdict: Verdict) -> list[Score]:
         scores = []
@@ -236,6 +243,10 @@ def _bounds(outcome: Outcome) -> dict[str, float]:
 def _cell(outcome: Outcome) -> str:
     low, high = outcome.interval()
     return f"{100 * outcome.share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _forced(outcome: Outcome) -> str:
+    return f"{100 * float(np.mean([bool(answer.forced) for answer in outcome.answers])):.1f}"
 
 
 def _plain(value: float | None) -> str:

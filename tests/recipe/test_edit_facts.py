@@ -60,14 +60,27 @@ def test_facts_are_edited_alone_and_judged_beside_the_model_and_in_context(tmp_p
     single(phrasings=1).run(place(tmp_path))
     report = json.loads((tmp_path / "single" / "report.json").read_text("utf-8"))
     named = {s["subject"]: {p["probe"]: p for p in s["probes"]} for s in report["subjects"]}
-    assert list(named) == ["not edited", "in context", "rome", "memit"]
+    assert list(named) == ["not edited", "in context", "ike", "rome", "memit"]
     assert named["not edited"]["the edit"]["value"] == 0.0 and named["not edited"]["neighbours"]["value"] > 0.9
     assert named["in context"]["the edit"]["value"] > 0.3 and named["in context"]["reversal"]["value"] > 0.3
     assert named["rome"]["the edit"]["value"] > 0.6 and named["rome"]["unrelated facts"]["value"] > 0.8
     assert all("forced" in probe and probe["low"] <= probe["value"] <= probe["high"] for probe in named["rome"].values())
     assert all(subject["perplexity"] > 1 for subject in report["subjects"])
     assert (tmp_path / "single" / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert [table["title"] for table in report["tables"]] == ["Free-running answers", "Teacher-forced, which flatters, right in per cent"]
     assert load_text("embedded:lm").fingerprint() == before
+
+
+def test_what_was_judged_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = single(edits=2, editors={"rome": QUICK}).run(place(tmp_path))["comparison"]
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("asrlife.evaluate.editing.judge", never)
+    assert single(edits=2, editors={"rome": QUICK}).run(place(tmp_path))["comparison"] == first
+    with pytest.raises(AssertionError, match="asked again"):
+        single(edits=2, editors={"rome": QUICK | {"told": 1}}).run(place(tmp_path))
 
 
 def sequence(**settings: Any) -> EditSequence:

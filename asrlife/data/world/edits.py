@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from asrlife.data.edit import EditRequest
 from asrlife.data.world.facts import Fact, World
@@ -20,6 +21,19 @@ class Case:
     def __init__(self, request: EditRequest, asked: Mapping[str, Sequence[Question]], goes_on: bool = False) -> None:
         self.request, self.asked = request, {name: tuple(questions) for name, questions in asked.items() if questions}
         self.goes_on = goes_on
+
+    def only(self, wanted: Callable[[str, Fact], bool]) -> Case:
+        """The case with the questions alone whose kind and fact are `wanted`."""
+        asked = {name: [question for question in questions if wanted(name, question.about)] for name, questions in self.asked.items()}
+        return Case(self.request, asked, self.goes_on)
+
+    def demonstration(self) -> EditRequest:
+        """The request with what is asked about it, as in-context editing shows it of other facts."""
+
+        def pairs(name: str) -> tuple[tuple[str, str], ...]:
+            return tuple((question.prompt, question.answers[0]) for question in self.asked.get(name, ()))
+
+        return replace(self.request, paraphrases=pairs("paraphrases"), neighbours=pairs("neighbours"))
 
 
 def cases(world: World, facts: Sequence[Fact], phrasings: int = 0, seed: int = 0) -> list[Case]:

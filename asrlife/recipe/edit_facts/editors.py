@@ -11,9 +11,9 @@ from asrlife.recipe.registry import Step
 
 if TYPE_CHECKING:
     from asrlife.data.edit import EditRequest
+    from asrlife.data.world.edits import Case
     from asrlife.data.world.facts import Fact, Split, World
     from asrlife.methods.edit.editors import Editor
-    from asrlife.methods.edit.in_context import Prompter
     from asrlife.models.text import TextModel
 
 
@@ -49,25 +49,17 @@ class Editors(Step):
         return load_text(self.model), world, facts[:most]
 
 
-def development(world: World) -> list[EditRequest]:
-    """Requests that settings are chosen on."""
+def development(world: World) -> list[Case]:
+    """Cases that settings are chosen on, and that in-context editing demonstrates with."""
     from asrlife.data.world.edits import cases
 
-    return [case.request for case in cases(world, world.split("edit_dev"))]
+    return cases(world, world.split("edit_dev"))
 
 
-def prompter(premise: str) -> Prompter:
-    """In-context editing in the form that the model was taught."""
-    from asrlife.methods.edit.in_context import Plain
-
-    return Plain(premise)
-
-
-def texts_of(world: int, most: int = 60) -> list[str]:
+def texts_of(world: World, most: int = 60) -> list[str]:
     """Texts of facts that no edit touches, for the perplexity."""
-    from asrlife.data.world.facts import make
     from asrlife.data.world.forms import forward
     from asrlife.evaluate.text import drawn
 
-    held = [question for fact in make(world).split("hold") for question in forward(fact)]
+    held = [question for fact in world.split("hold") for question in forward(fact)]
     return [question.text for question in drawn(held, most, 7)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from asrlife.recipe.edit_facts.editors import Editors, prompter
+from asrlife.recipe.edit_facts.editors import Editors
+from asrlife.recipe.edit_facts.make import BASE, prompters
 from asrlife.recipe.registry import Place
 
 
@@ -32,8 +33,10 @@ class EditOne(Editors):
 
         torch.set_num_threads(self.threads)
         model, request = load_text(self.model), EditRequest(self.subject, self.prompt, self.target, self.phrasings)
-        prompts, told = [self.prompt, *self.ask], prompter(self.premise)
-        said = {"not edited": model.complete(prompts), "in context": model.complete([told.asked(request, prompt) for prompt in prompts])}
+        prompts = [self.prompt, *self.ask]
+        said = {BASE: model.complete(prompts)}
+        for name, prompter in prompters(model, self.premise, ()).items():
+            said[name] = model.complete([prompter.asked(request, prompt) for prompt in prompts])
         layers = {}
         with place.bar("editing", len(self.editors)) as advance:
             for name in self.editors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -14,7 +14,6 @@ from asrlife.recipe.registry import Place
 
 if TYPE_CHECKING:
     from asrlife.data.world.edits import Case
-    from asrlife.data.world.facts import Fact
     from asrlife.evaluate.text import Verdict
     from asrlife.models.text import TextModel
 
@@ -70,7 +69,8 @@ class EditSequence(Editors):
         from asrlife.data.world.facts import make
         from asrlife.methods.edit.edit import bench, edits
 
-        editor, texts = self.editor(name, model, development(make(self.world))), texts_of(self.world)
+        world = make(self.world)
+        editor, texts = self.editor(name, model, [case.request for case in development(world)]), texts_of(world)
         points = [self.judged(model, every, 0, None, texts)]
         with place.bar(f"editing by {name}, seed {seed}", len(every)) as advance:
             at = bench(model, editor, seed=seed)
@@ -84,20 +84,14 @@ class EditSequence(Editors):
         from asrlife.evaluate.editing import AXIS, judge_all
 
         edited = {(case.request.subject, question.about.relation) for case in every for question in case.asked["the edit"]}
-        made = [_only(case, lambda name, _: AXIS[name] != "locality") for case in every[:count]]
+        made = [case.only(lambda name, _: AXIS[name] != "locality") for case in every[:count]]
         stays = [
-            _only(case, lambda name, about: AXIS[name] == "locality" and (about.subject, about.relation) not in edited)
+            case.only(lambda name, about: AXIS[name] == "locality" and (about.subject, about.relation) not in edited)
             for case in every[-self.asked :]
         ]
         after = judge_all(model, stays, delta, "stays", texts)
         before = judge_all(model, made, delta, "made") if made else None
         return {"edits": count, **_shares(before), **_shares(after), "perplexity": after.perplexity}
-
-
-def _only(case: Case, wanted: Callable[[str, Fact], bool]) -> Case:
-    from asrlife.data.world.edits import Case as Made
-
-    return Made(case.request, {name: [q for q in questions if wanted(name, q.about)] for name, questions in case.asked.items()})
 
 
 def _shares(verdict: Verdict | None) -> dict[str, Any]:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from asrlife.recipe.edit_facts.editors import Editors, development, prompter, texts_of
-from asrlife.recipe.edit_facts.make import BASE, CONTEXT
+from asrlife.recipe.edit_facts.editors import Editors, development, texts_of
+from asrlife.recipe.edit_facts.kept import kept
+from asrlife.recipe.edit_facts.make import BASE, prompters
 from asrlife.recipe.registry import Place
 
 if TYPE_CHECKING:
     from asrlife.data.world.edits import Case
+    from asrlife.data.world.facts import World
     from asrlife.delta.delta import Delta
-    from asrlife.evaluate.text import Comparison, Verdict
+    from asrlife.evaluate.text import Verdict
     from asrlife.methods.edit.editors import Editor
     from asrlife.models.text import TextModel
 
+_TOGETHER = 40  # edits whose values are sought at once
 NOTES = (
-    "Answers are free-running and greedy; report.json has the teacher-forced figures beside them. Intervals are over edits.",
+    "Answers are free-running and greedy, and the teacher-forced figures stand beside them. Intervals are over edits.",
     "A reversal counts where it names the edited subject; others of which it is true as well are right, too, but tell nothing of the edit.",
-    "In context: the model is not changed, the new fact stands before each question.",
+    "In context: the model is not changed, the new fact stands before each question; ike: behind demonstrations with development facts.",
 )
 
 
@@ -39,33 +43,43 @@ class EditFacts(Editors):
     report: str = "single"
 
     def run(self, place: Place) -> Mapping[str, Any]:
-        """Edit and judge; report.json, report.html and picture.png go into out:REPORT, and what is judged is kept and not judged again."""
+        """Edit and judge; report.json, report.html and picture.png go into out:REPORT. What is judged there is not judged again."""
+        from asrlife.data.world.edits import cases
+        from asrlife.evaluate.text import Comparison
         from asrlife.evaluate.text_pictures import picture
         from asrlife.recipe.compare import told
 
         model, world, facts = self.opened(self.split, self.edits)
-        from asrlife.data.world.edits import cases
-
         asked = [case for seed in self.seeds for case in cases(world, facts, self.phrasings, seed)]
-        comparison = self.judged(place, model, asked)
+        verdicts = tuple(self.judged(place, model, world, asked))
+        head = {"model": self.model, "edits": f"{len(asked)}, {len(self.seeds)} seeds", "phrasings": str(self.phrasings)}
+        comparison = Comparison(self.title, verdicts, head, NOTES)
         page = comparison.report().write(place.out / self.report)
         picture(comparison, {}, {}, page.with_name("picture.png"))
         return {**told(comparison), "report": str(page), "comparison": comparison.to_json()}
 
-    def judged(self, place: Place, model: TextModel, asked: Sequence[Case]) -> Comparison:
+    def judged(self, place: Place, model: TextModel, world: World, asked: Sequence[Case]) -> Iterator[Verdict]:
         """The model as it is, in context, and each editor on every case."""
-        from asrlife.data.world.facts import make
         from asrlife.evaluate.editing import judge_each
-        from asrlife.evaluate.text import Comparison
 
-        texts = texts_of(self.world)
-        with place.bar("asking the model as it is, and in context", 2 * len(asked)) as advance:
-            verdicts = [judge_each(model, asked, subject=BASE, texts=texts, advance=advance)]
-            verdicts.append(judge_each(model, asked, asked=prompter(self.premise).asked, subject=CONTEXT, texts=texts, advance=advance))
-        known, sought = development(make(self.world)), dict[Any, Any]()
-        verdicts += [self.edited(place, model, asked, self.editor(name, model, known), texts, sought) for name in self.editors]
-        facts = {"model": self.model, "edits": f"{len(asked)}, {len(self.seeds)} seeds", "phrasings": str(self.phrasings)}
-        return Comparison(self.title, tuple(verdicts), facts, NOTES)
+        texts, known = texts_of(world), development(world)
+        prompted: dict[str, Any] = {BASE: None} | {
+            name: prompter.asked for name, prompter in prompters(model, self.premise, [case.demonstration() for case in known]).items()
+        }
+        for name, rewritten in prompted.items():
+            with place.bar(f"asking {name}", len(asked)) as advance:
+                judge = partial(judge_each, model, asked, asked=rewritten, subject=name, texts=texts, advance=advance)
+                yield self.kept(place, model, name, asked, judge)
+        sought: dict[Any, Any] = {}
+        for name in self.editors:
+            editor = self.editor(name, model, [case.request for case in known])
+            yield self.kept(place, model, name, asked, partial(self.edited, place, model, asked, editor, texts, sought))
+
+    def kept(self, place: Place, model: TextModel, name: str, asked: Sequence[Case], judge: Callable[[], Verdict]) -> Verdict:
+        """The verdict of an earlier run with the same settings, or a new one."""
+        fixed = self.model_dump(mode="json", include={"edits", "split", "seeds", "phrasings", "model", "world", "premise"})
+        settings = fixed | {"editor": dict(self.editors.get(name, {})), "of": model.fingerprint()}
+        return kept(place.out / self.report / "kept" / f"{name}.json", settings, name, asked, judge)
 
     def edited(
         self, place: Place, model: TextModel, asked: Sequence[Case], editor: Editor, texts: Sequence[str], sought: dict[Any, Any]
@@ -83,6 +97,3 @@ class EditFacts(Editors):
                 for _ in some:
                     advance()
             return judge_each(model, asked, deltas, subject=editor.name, texts=texts, advance=advance)
-
-
-_TOGETHER = 40
