@@ -44,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (transcribe, evaluate, serve, stream, texts, synthesize, info, demo, tune, domain, merge, evidence, repair):
-    app.command()(getattr(command, command.__name__.rpartition(".")[2]))
+    app.command(help=getattr(command, "HELP", None))(getattr(command, command.__name__.rpartition(".")[2]))
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(state.app, name="state")
 app.add_typer(text.app, name="text")

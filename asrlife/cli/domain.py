@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from asrlife.cli import console
-from asrlife.cli.options import AsJson, pairs
+from asrlife.cli import domain_options as takes
+from asrlife.cli.options import AsJson, Fresh, Rank, Threads, pairs
 
 if TYPE_CHECKING:
     from asrlife.recipe.domain.make import Done
@@ -18,59 +17,33 @@ _LINES = 8  # of the account in the terminal; the report has all
 
 
 def domain(
-    text: Annotated[
-        Path, typer.Option(metavar="FILE", help="What is said in the domain: a sentence a line, .csv, .tsv, or .jsonl with entities.")
-    ],
-    name: Annotated[str | None, typer.Option(help="What it is called.", show_default="that of FILE")] = None,
-    model: Annotated[
-        str, typer.Option(help="The recogniser to start from: embedded:NAME, a local folder, or a hub id.")
-    ] = "embedded:ctc-tts",
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder that gets all of it.", show_default="domains/NAME")] = None,
-    voice: Annotated[
-        list[str] | None, typer.Option(help="Reads what is learnt, as en-us+f3, 'en-*'; repeat it.", show_default="eight English ones")
-    ] = None,
-    test_voice: Annotated[
-        list[str] | None, typer.Option(help="Reads the test and nothing else; repeat it.", show_default="three others")
-    ] = None,
-    clips: Annotated[int, typer.Option(metavar="N", min=1, help="Readings of each sentence that is learnt.")] = 2,
-    augment: Annotated[str, typer.Option(metavar="KINDS", help="all, or some of speed,noise,reverb,codec, in what is learnt.")] = "",
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N sentences.")] = None,
-    column: Annotated[str | None, typer.Option(metavar="NAME", help="The column of a table. Default: text, or the only one.")] = None,
-    key: Annotated[str | None, typer.Option(metavar="NAME", help="The key of JSONL rows. Default: text.")] = None,
-    scope: Annotated[str, typer.Option(help="What moves, as `asrlife tune --scope`: full, lora, norms, encoder ...")] = "full",
-    rank: Annotated[int | None, typer.Option(min=1, show_default="8", help="Of the factors of scope lora.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, show_default="200", help="Steps of the optimiser at most.")] = None,
-    rate: Annotated[float | None, typer.Option(show_default="3e-4", help="The peak learning rate; lora likes ten times more.")] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME:V;K=V", show_default="l2sp:0.01", help="Against forgetting, as `asrlife tune --keep`; none for none."),
-    ] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="K=V", help="Any setting of `asrlife tune`, as in epochs=5. Repeat it.")
-    ] = None,
-    syn2real: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A Syn-to-Real vector of your own, a delta of this model.", show_default="the packaged one"),
-    ] = None,
-    no_syn2real: Annotated[bool, typer.Option("--no-syn2real", help="Add no vector.")] = False,
-    scale: Annotated[
-        float | None, typer.Option(metavar="S", help="How much of the vector.", show_default="chosen on --real-dev, or the card's, or 0.2")
-    ] = None,
-    real: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Recordings of the domain (of splits: test), to judge on."),
-    ] = None,
-    real_dev: Annotated[Path | None, typer.Option(metavar="FILE", help="Others (of splits: dev), on which the scale is chosen.")] = None,
-    general: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Speech of other domains (of splits: test), to judge on.", show_default="everyday commands, read aloud"
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="Decides the parts, the voices of sentences, and tuning.")] = 0,
-    workers: Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes that read aloud. Default: one for each core.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; as many as it takes unless given.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever an earlier run left.")] = False,
+    text: takes.Text,
+    name: takes.Name = None,
+    model: takes.Model = "embedded:ctc-tts",
+    out: takes.Out = None,
+    voice: takes.Voice = None,
+    test_voice: takes.TestVoice = None,
+    clips: takes.Clips = 2,
+    augment: takes.Augment = "",
+    limit: takes.Limit = None,
+    column: takes.Column = None,
+    key: takes.Key = None,
+    scope: takes.Scope = "full",
+    rank: Rank = None,
+    steps: takes.Steps = None,
+    rate: takes.Rate = None,
+    keep: takes.Keep = None,
+    changes: takes.Changes = None,
+    syn2real: takes.Syn2real = None,
+    no_syn2real: takes.NoSyn2real = False,
+    scale: takes.Scale = None,
+    real: takes.Real = None,
+    real_dev: takes.RealDev = None,
+    general: takes.General = None,
+    seed: takes.Seed = 0,
+    workers: takes.Workers = None,
+    threads: Threads = None,
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a recogniser of a domain from its text.

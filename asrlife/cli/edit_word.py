@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asrlife.cli import console
-from asrlife.cli.options import AsJson
+from asrlife.cli.options import AsJson, Threads
 
 if TYPE_CHECKING:
     from asrlife.recipe.wording import Done
@@ -44,7 +44,7 @@ def word(
     ] = None,
     margin: Annotated[float | None, typer.Option(min=0, show_default="2", help="How much the right letters are to win by, nats.")] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="Decides how voices read.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; as many as it takes unless given.")] = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Teach a recogniser a name or a spelling from one or a few utterances.

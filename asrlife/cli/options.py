@@ -11,6 +11,9 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="K=V", help="A setting of the adaptation, as in lr=0.001; suta.lr=0.001 reaches suta alone. Repeat it."),
 ]
+Threads = Annotated[int | None, typer.Option(min=1, help="Of torch; as many as it takes unless given.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever an earlier run left.")]
+Rank = Annotated[int | None, typer.Option(min=1, show_default="8", help="Of the factors of scope lora.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
 
 

@@ -5,53 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from asrlife.cli import console
-from asrlife.cli.options import AsJson, pairs
+from asrlife.cli import tune_options as takes
+from asrlife.cli.options import AsJson, Fresh, Rank, Threads, pairs
 
 if TYPE_CHECKING:
     from asrlife.recipe.tuning import Made
 
 
 def tune(
-    model: Annotated[str, typer.Argument(help="embedded:NAME, a local folder or file, or a hub id: a recogniser or a language model.")],
-    train: Annotated[
-        Path, typer.Option(metavar="FILE", help='JSONL, one utterance a line: {"id", "audio", "text"}. Texts (.txt) for a language model.')
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The delta, NAME.safetensors; its card lies beside it as NAME.json.")],
-    dev: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Chooses the best weights and ends the run early. Never the test set.")
-    ] = None,
-    test: Annotated[Path | None, typer.Option(metavar="FILE", help="Scored before and after, and used for nothing else.")] = None,
-    scope: Annotated[
-        str, typer.Option(help="What moves: full, lora, norms, a role (encoder, decoder, cross-attention ...), or regex:PATTERN.")
-    ] = "full",
-    rank: Annotated[int | None, typer.Option(min=1, show_default="8", help="Of the factors of scope lora.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the optimiser; goes over --epochs.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, show_default="10", help="Times over the training set.")] = None,
-    rate: Annotated[float | None, typer.Option(show_default="1e-4", help="The peak learning rate; lora likes ten times more.")] = None,
-    batch_seconds: Annotated[float | None, typer.Option(show_default="48", help="Sound in a batch, padding counted.")] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME:V;K=V", help="Against forgetting: l2sp, ewc, mas, replay, lwf. Repeat it; they add up."),
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="K=V", help="Any setting, as in accumulate=4, precision=bf16, mask_time=0.1. Repeat it."),
-    ] = None,
-    train_split: Annotated[str | None, typer.Option(metavar="NAME", help='Only rows of --train with this "split".')] = None,
-    dev_split: Annotated[str | None, typer.Option(metavar="NAME", help="The same for --dev.")] = None,
-    test_split: Annotated[str | None, typer.Option(metavar="NAME", help="The same for --test.")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N utterances of --train.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", show_default="0", help="Decides order, masks, noise and factors.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the run keeps how far it is.", show_default="OUT.checkpoint.safetensors")
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever an earlier run left.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; as many as it takes unless given.")] = None,
+    model: takes.Model,
+    train: takes.Train,
+    out: takes.Out,
+    dev: takes.Dev = None,
+    test: takes.Test = None,
+    scope: takes.Scope = "full",
+    rank: Rank = None,
+    steps: takes.Steps = None,
+    epochs: takes.Epochs = None,
+    rate: takes.Rate = None,
+    batch_seconds: takes.BatchSeconds = None,
+    keep: takes.Keep = None,
+    changes: takes.Changes = None,
+    train_split: takes.TrainSplit = None,
+    dev_split: takes.DevSplit = None,
+    test_split: takes.TestSplit = None,
+    limit: takes.Limit = None,
+    seed: takes.Seed = None,
+    resume: takes.Resume = None,
+    fresh: Fresh = False,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a recogniser or a language model; what moved is a delta file.
