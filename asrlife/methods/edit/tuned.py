@@ -6,6 +6,7 @@ harmonic mean of reliability, generality and locality: in the first block hops f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,19 +45,21 @@ class FineTuneTarget(_Tuned):
 
     def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> Mapping[str, Change]:
         """One dense change for all requests together."""
-        return {name: Dense(change) for name, change in self._moved(bench, requests).items()}
-
-    def _moved(self, bench: Bench, requests: Sequence[EditRequest], clamp: float = float("inf")) -> dict[str, torch.Tensor]:
-        names = [site.name for site in bench.sites]
+        names, bound = [site.name for site in bench.sites], self.bound
         with torch.inference_mode(False), torch.enable_grad(), trainable(bench.model.module, names) as flat:
             start, scale = flat.values.clone(), float(flat.values.square().mean().sqrt())
 
             @torch.no_grad()
             def hold() -> None:
-                flat.values.clamp_(start - clamp * scale, start + clamp * scale)
+                flat.values.clamp_(start - bound * scale, start + bound * scale)
 
             descend(bench.model, requests, flat.parameters, self.steps, self.rate * scale, self.enough, hold)
-            return {name: part.clone() for name, part in flat.named(flat.values - start).items()}
+            return {name: Dense(part.clone()) for name, part in flat.named(flat.values - start).items()}
+
+    @property
+    def bound(self) -> float:
+        """How far a weight may move, in root mean squares of all."""
+        return math.inf
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,10 @@ class FineTuneClamped(FineTuneTarget):
         if self.clamp <= 0:
             raise InputError(f"{self.name}: a clamp of {self.clamp} lets nothing move: give a number above 0, or use ft_m")
 
-    def changes(self, bench: Bench, requests: Sequence[EditRequest]) -> Mapping[str, Change]:
-        """One dense change for all requests together."""
-        return {name: Dense(change) for name, change in self._moved(bench, requests, self.clamp).items()}
+    @property
+    def bound(self) -> float:
+        """The clamp."""
+        return self.clamp
 
 
 @dataclass(frozen=True)
