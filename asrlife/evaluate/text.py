@@ -24,6 +24,7 @@ from asrlife.models.text import TextModel
 Rule = Literal["exact", "begins", "contains", "clean"]
 METRIC: Mapping[Rule, str] = {"exact": "exact match", "begins": "answer first", "contains": "answer named", "clean": "no word of the list"}
 MOST = 24  # tokens of an answer
+_ABREAST = 6  # probes that a page has room for side by side
 _WORDS = re.compile(r"[\w'<>]+")
 
 
@@ -187,12 +188,14 @@ class Comparison:
         return Table("Free-running answers", ["", *heads, "perplexity"], rows)
 
     def upright(self, forced: bool = False) -> Table:
-        """The same with a row for each probe, as a narrow terminal can show it; or, `forced`, the teacher-forced shares."""
+        """The same with a row for each probe, for many probes and narrow terminals; or, `forced`, the teacher-forced shares."""
         cell = _forced if forced else _cell
         rows = [
             [o.probe.axis[:3] + ".", o.probe.name, str(len(o.answers)), *(cell(verdict.outcomes[place]) for verdict in self.verdicts)]
             for place, o in enumerate(self.verdicts[0].outcomes)
         ]
+        if not forced and any(verdict.perplexity is not None for verdict in self.verdicts):
+            rows.append(["", "perplexity", "", *(_plain(verdict.perplexity) for verdict in self.verdicts)])
         title = "Teacher-forced, which flatters" if forced else "Free-running answers"
         return Table(f"{title}, right in per cent", ["", "asked", "n", *(verdict.subject for verdict in self.verdicts)], rows)
 
@@ -204,7 +207,8 @@ class Comparison:
     def report(self, curves: Sequence[Curve] = ()) -> Report:
         """The same for people; an axis shows its first probe, which its table has beside the others."""
         scores = [score for verdict in self.verdicts for score in self._scores(verdict)]
-        tables = [self.table(), *([self.upright(forced=True)] if self.forced else [])]
+        plain = self.table() if len(self.verdicts[0].outcomes) <= _ABREAST else self.upright()
+        tables = [plain, *([self.upright(forced=True)] if self.forced else [])]
         return Report(self.title, scores, tables, curves, self.notes, self.facts, data=self.to_json())
 
     def _scores(self, verdict: Verdict) -> list[Score]:

@@ -67,7 +67,11 @@ def test_facts_are_edited_alone_and_judged_beside_the_model_and_in_context(tmp_p
     assert all("forced" in probe and probe["low"] <= probe["value"] <= probe["high"] for probe in named["rome"].values())
     assert all(subject["perplexity"] > 1 for subject in report["subjects"])
     assert (tmp_path / "single" / "picture.png").read_bytes().startswith(b"\x89PNG")
-    assert [table["title"] for table in report["tables"]] == ["Free-running answers", "Teacher-forced, which flatters, right in per cent"]
+    assert report["tables"][0]["rows"][-1][1] == "perplexity"
+    assert [table["title"] for table in report["tables"]] == [
+        "Free-running answers, right in per cent",
+        "Teacher-forced, which flatters, right in per cent",
+    ]
     assert load_text("embedded:lm").fingerprint() == before
 
 
