@@ -99,3 +99,13 @@ def test_cases_are_the_same_for_a_seed_and_others_for_another() -> None:
 def test_a_case_has_no_empty_group() -> None:
     assert list(Case(CASES[0].request, {"the edit": CASES[0].asked["the edit"], "one hop": ()}).asked) == ["the edit"]
     assert all(questions for case in CASES for questions in case.asked.values())
+
+
+def test_a_case_keeps_the_questions_that_are_wanted_and_shows_how_it_is_done() -> None:
+    (case,) = cases(WORLD, WORLD.split("edit_dev")[:1])
+    kept = case.only(lambda name, about: name == "neighbours" and about.subject != case.request.subject)
+    assert set(kept.asked) == {"neighbours"} and kept.asked["neighbours"] == case.asked["neighbours"] and kept.request == case.request
+    assert not case.only(lambda *_: False).asked
+    shown = case.demonstration()
+    assert shown.paraphrases == tuple((question.prompt, case.request.target) for question in case.asked["paraphrases"])
+    assert len(shown.neighbours) == len(case.asked["neighbours"]) and shown.prompt == case.request.prompt

@@ -12,6 +12,7 @@ from asrlife.delta import file
 from asrlife.delta.weights import applied
 from asrlife.errors import InputError
 from asrlife.models.text import TextModel, load_text
+from asrlife.recipe.edit_facts.make import prompters
 from asrlife.recipe.edit_facts.one import EditOne
 from asrlife.recipe.edit_facts.sequence import EditSequence
 from asrlife.recipe.edit_facts.single import EditFacts
@@ -112,3 +113,16 @@ def test_what_cannot_be_done_is_told(tmp_path: Path) -> None:
         single(editors={"rom": {}}).run(place(tmp_path))
     with pytest.raises(InputError, match="rome.search: unknown setting 'rat'; did you mean 'rate'"):
         single(editors={"rome": {"search.rat": 1}}).run(place(tmp_path))
+
+
+def test_demonstrations_are_as_many_as_the_network_has_places_for(model: TextModel) -> None:
+    from asrlife.data.world.edits import cases
+    from asrlife.data.world.facts import make
+
+    shown = [case.demonstration() for case in cases(make(0), make(0).split("edit_dev")[:12])]
+    found = prompters(model, "Suppose: {premise} {rest}", shown)
+    assert list(found) == ["in context", "ike"]
+    prompt = found["ike"].asked(shown[0], shown[0].prompt)
+    assert prompt.count("Suppose: ") >= 2 and len(model.ids(prompt)) <= model.places and shown[0].target in prompt
+    assert list(prompters(model, "Suppose: {premise} {rest}", shown[:1])) == ["in context"]
+    assert list(prompters(model, "Suppose: {premise} {rest}", ())) == ["in context"]
